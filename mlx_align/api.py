@@ -1,0 +1,94 @@
+"""The engine's public face: what the apps and a Python script call.
+
+    import mlx_align
+    run = mlx_align.align("orpo", model="tiny-chat", data="preferences/", settings={"train.steps": 100})
+    print(run.adapter)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlx_align import embedded, methods
+from mlx_align.config import RunConfig
+from mlx_align.data import load_dataset
+from mlx_align.engine.launch import launch
+from mlx_align.errors import AlignError
+from mlx_align.events import Event, RunFailed
+from mlx_align.hub import ModelSource, resolve_model
+from mlx_align.runs import RunDirectory, create
+from mlx_align.settings import Resolved, gather, resolve
+
+
+def data_path(config: RunConfig) -> Path:
+    """The file or folder the rows come from; "sample" is the embedded one that fits the method."""
+    if config.data.path == embedded.SAMPLE and not Path(embedded.SAMPLE).exists():
+        return embedded.sample_for(methods.get(config.method.name).rows)
+    return Path(config.data.path).expanduser()
+
+
+def prepare(resolved: Resolved) -> RunDirectory:
+    """Check the model and every row of the data, and only then make the run directory.
+
+    Raises:
+        UsageError: the model cannot be found or used.
+        DataError: a row or a file cannot be used.
+        AlignError: the run directory cannot be written.
+    """
+    config = resolved.config
+    source = resolve_model(config.model.path, config.model.revision)
+    dataset = load_dataset(
+        data_path(config),
+        methods.get(config.method.name).rows,
+        valid_fraction=config.data.valid_fraction,
+        seed=config.train.seed,
+    )
+    env = {
+        **_model_facts(source),
+        "data": str(data_path(config).resolve()),
+        "data_fingerprint": dataset.fingerprint,
+        "origins": resolved.origins,
+    }
+    return create(Path(config.runs.dir).expanduser(), config, env)
+
+
+def _model_facts(source: ModelSource) -> dict[str, Any]:
+    return {"model": source.name, "model_folder": str(source.folder.resolve()), "commit": source.commit}
+
+
+def align(
+    method: str,
+    model: str = embedded.TINY_CHAT,
+    data: str | Path = embedded.SAMPLE,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    preset: str | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> RunDirectory:
+    """Train an adapter and wait for it.
+
+    Args:
+        method: "sft", "orpo", "dpo" or "simpo".
+        model: "tiny-chat", a local folder or a Hugging Face id.
+        data: "sample", a .jsonl file or a folder with train.jsonl.
+        settings: dotted configuration keys, as with `--set`.
+        preset: "quick", "balanced" or "thorough".
+        on_event: called with every event of the run.
+
+    Returns:
+        the finished run; `run.adapter` is the adapter's folder, `run.state()` all that happened.
+
+    Raises:
+        AlignError: whatever ended the run early.
+    """
+    flags = {**(settings or {}), "model.path": model, "data.path": str(data)}
+    run = prepare(resolve(gather(method, flags=flags, preset=preset)))
+    last: Event | None = None
+    for last in launch(run).events():
+        if on_event is not None:
+            on_event(last)
+    if isinstance(last, RunFailed):
+        raise AlignError(last.message, where=last.where, hint=last.hint)
+    return run

@@ -1,0 +1,185 @@
+"""What the engine asks of a framework. Nothing outside a backend's folder knows more than this page.
+
+A Backend loads a model and makes a Policy; a Policy is a base model with one trainable adapter. States
+cross this border as named numpy arrays, so checkpoints do not depend on the framework that wrote them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_align.batch import Batch
+from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
+from mlx_align.methods.base import Hyperparameters, Method
+
+State = dict[str, NDArray[Any]]
+"""Named arrays: the neutral form of adapters, optimiser slots and gradients."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A method with its numbers."""
+
+    method: Method
+    hp: Hyperparameters
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one micro-batch came to, on the host.
+
+    Attributes:
+        sums: term name -> the term summed over the micro-batch (see `methods.base.Loss`).
+        metrics: name -> (B,) float32, one value a row.
+        logps: (N, T) float32, the token log-probabilities they were computed from.
+    """
+
+    sums: dict[str, float]
+    metrics: dict[str, NDArray[np.float32]]
+    logps: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one optimiser update came to.
+
+    Attributes:
+        grad_norm: global L2 norm of the accumulated gradient, before clipping.
+        applied: False if the gradient was not finite; adapter and optimiser are then unchanged.
+    """
+
+    grad_norm: float
+    applied: bool
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes in use now, at the highest, and what the machine can give (0: unknown)."""
+
+    active: int
+    peak: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One sampled continuation: the token ids exactly as sampled, and whether it ended by itself."""
+
+    token_ids: tuple[int, ...]
+    finished: bool
+
+    @property
+    def text_ids(self) -> tuple[int, ...]:
+        """The ids without the stop token that ended them."""
+        return self.token_ids[:-1] if self.finished else self.token_ids
+
+
+class Policy(Protocol):
+    """A base model and its trainable adapter."""
+
+    def trainable_parameters(self) -> int:
+        """How many numbers are trained."""
+
+    def logps(self, batch: Batch) -> NDArray[np.float32]:
+        """(N, T) log-probabilities of the branch tokens under the policy; 0 where masked. No gradient."""
+
+    def evaluate(self, batch: Batch, objective: Objective) -> Scores:
+        """The loss and metrics of a batch, without gradient, with dropout off."""
+
+    def accumulate(
+        self, batch: Batch, objective: Objective, counts: Mapping[str, float], *, seed: int
+    ) -> Scores:
+        """Add one micro-batch's gradient to the accumulator.
+
+        Args:
+            batch: the rows.
+            objective: method and hyperparameters.
+            counts: term name -> denominator over the whole accumulation window.
+            seed: seeds what is random in the forward pass (dropout). It is derived from the data position,
+                so a resumed run draws the same numbers without saving a generator's state.
+        """
+
+    def update(self, learning_rate: float) -> Update:
+        """Clip the accumulated gradient, apply it if it is finite, and clear the accumulator."""
+
+    def discard(self) -> None:
+        """Clear the accumulator without applying it."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        stop_ids: Sequence[int],
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[Generation]:
+        """Continue each prompt, all of them side by side; temperature 0 is greedy and draws nothing."""
+
+    def adapter_state(self) -> State:
+        """The adapter's arrays under mlx-lm's names."""
+
+    def load_adapter_state(self, state: State) -> None:
+        """Replace the adapter's arrays.
+
+        Raises:
+            UsageError: names or shapes differ from this adapter's.
+        """
+
+    def training_state(self) -> State:
+        """Optimiser slots and accumulated gradient: with the adapter, all that a resume needs."""
+
+    def load_training_state(self, state: State) -> None:
+        """Put back what `training_state` returned."""
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter into an existing folder, in mlx-lm's format."""
+
+    def memory(self) -> MemoryUse:
+        """Memory in use."""
+
+
+class Backend(Protocol):
+    """A framework on a device."""
+
+    @property
+    def device(self) -> str:
+        """For example "mlx:metal", "mlx:cpu" or "mlx:cuda"."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries it stands on."""
+
+    def advice(self) -> str | None:
+        """One sentence about something that makes this machine slow and how to mend it, or None."""
+
+    def load_policy(
+        self, model: Path, adapter: AdapterConfig, optim: OptimConfig | None, seed: int
+    ) -> Policy:
+        """Load a model folder and put an adapter on it.
+
+        Args:
+            model: a folder in the Hugging Face layout.
+            adapter: its shape, and where it starts.
+            optim: the optimiser, or None for a policy that will only generate or score.
+            seed: seeds the adapter's first values.
+
+        Raises:
+            UsageError: the folder is not a model this backend can load, or no layer matches.
+        """
+
+    def load_for_generation(self, model: Path, adapter: Path | None) -> Policy:
+        """Load a model folder, with a saved adapter or without one, for generation and scoring only."""
+
+
+class BackendFactory(Protocol):
+    """What a backend's package exports as `create`."""
+
+    def __call__(self, config: BackendConfig) -> Backend:
+        """The backend on the configured device."""

@@ -1,0 +1,24 @@
+"""The MLX backend: Metal on Apple silicon, CUDA or the CPU on Linux.
+
+The one place that imports mlx and mlx-lm, and therefore the one place that preloads OpenBLAS.
+"""
+
+from __future__ import annotations
+
+from mlx_align.backends.mlx.blas import preload_openblas
+from mlx_align.errors import UsageError
+
+OPENBLAS = preload_openblas()
+
+try:
+    import mlx.core  # noqa: F401
+except ImportError as error:
+    raise UsageError(
+        f"MLX cannot be loaded: {error}",
+        hint="On Linux install it with `pip install 'mlx-align[cpu]'` (or cuda12, cuda13); on a Mac with "
+        "`pip install mlx`.",
+    ) from None
+
+from mlx_align.backends.mlx.backend import MlxBackend, create
+
+__all__ = ["OPENBLAS", "MlxBackend", "create"]

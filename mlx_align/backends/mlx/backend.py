@@ -1,0 +1,111 @@
+"""MLX on one device: what it is, what it can give, and how a model gets onto it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.utils import load_model
+
+from mlx_align.backends.base import MemoryUse
+from mlx_align.backends.mlx import adapters, blas
+from mlx_align.backends.mlx.policy import MlxPolicy
+from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
+from mlx_align.errors import UsageError
+
+CACHE_BYTES = 2 << 30
+"""MLX keeps freed buffers for reuse; without a limit that cache can grow to all of memory."""
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+
+
+def create(config: BackendConfig) -> MlxBackend:
+    """MLX on the configured device."""
+    return MlxBackend(config)
+
+
+class MlxBackend:
+    """`backends.base.Backend` for MLX.
+
+    Raises:
+        UsageError: a GPU is asked for and there is none.
+    """
+
+    def __init__(self, config: BackendConfig) -> None:
+        has_gpu = mx.is_available(mx.gpu)
+        if config.device == "gpu" and not has_gpu:
+            raise UsageError("MLX sees no GPU here", where="backend.device", hint="Use backend.device=cpu.")
+        self._gpu = has_gpu and config.device != "cpu"
+        self._dtype = "float32" if config.dtype == "auto" and not self._gpu else config.dtype
+        mx.set_default_device(mx.gpu if self._gpu else mx.cpu)
+        mx.set_cache_limit(CACHE_BYTES)
+
+    @property
+    def device(self) -> str:
+        """mlx:metal, mlx:cuda or mlx:cpu."""
+        if not self._gpu:
+            return "mlx:cpu"
+        return "mlx:metal" if mx.metal.is_available() else "mlx:cuda"
+
+    def versions(self) -> dict[str, str]:
+        """Versions of mlx and mlx-lm."""
+        return {name: importlib.metadata.version(name) for name in ("mlx", "mlx-lm")}
+
+    def advice(self) -> str | None:
+        """How to make a Linux CPU 35 times faster, if it is not."""
+        from mlx_align.backends.mlx import OPENBLAS
+
+        slow = not self._gpu and sys.platform.startswith("linux") and not OPENBLAS
+        return blas.ADVICE if slow else None
+
+    def memory(self) -> MemoryUse:
+        """Bytes in use, at the highest, and what the device recommends as its limit."""
+        limit = mx.device_info().get("max_recommended_working_set_size") or _physical_memory()
+        return MemoryUse(mx.get_active_memory(), mx.get_peak_memory(), int(limit))
+
+    def load_policy(
+        self, model: Path, adapter: AdapterConfig, optim: OptimConfig | None, seed: int
+    ) -> MlxPolicy:
+        """Load a model folder and put an adapter on it."""
+        base = self._load(model)
+        if adapter.start is not None:
+            facts = adapters.attach_saved(base, Path(adapter.start).expanduser())
+        else:
+            facts = adapters.attach_new(base, adapter, seed)
+        return MlxPolicy(base, facts, optim, self.memory)
+
+    def load_for_generation(self, model: Path, adapter: Path | None) -> MlxPolicy:
+        """Load a model folder, with a saved adapter or without one."""
+        base = self._load(model)
+        facts: dict[str, Any] = adapters.attach_saved(base, adapter) if adapter else {}
+        return MlxPolicy(base, facts, None, self.memory)
+
+    def _load(self, folder: Path) -> nn.Module:
+        try:
+            model, _ = load_model(folder)
+        except (ValueError, OSError, KeyError, TypeError, RuntimeError) as error:
+            raise UsageError(
+                f"mlx-lm cannot load this model: {error}",
+                where=str(folder),
+                hint="It must be a text model of an architecture that mlx-lm knows, in its folder layout.",
+            ) from None
+        if self._dtype != "auto":
+            model.set_dtype(DTYPES[self._dtype])
+        model.freeze()
+        _check_finite(model, folder)
+        return model
+
+
+def _check_finite(model: nn.Module, folder: Path) -> None:
+    for name, value in tree_flatten(model.parameters()):
+        if mx.issubdtype(value.dtype, mx.floating) and not mx.all(mx.isfinite(value)).item():
+            raise UsageError(f"the weight '{name}' is not finite", where=str(folder))
+
+
+def _physical_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,77 @@
+"""The one batch shape: prompts, and the branches that continue them.
+
+Every method here is "one prompt, k branches, a loss over the branches' token log-probabilities":
+SFT has k = 1, the pair methods k = 2 (chosen, then rejected), GRPO k = G. This module is plain data;
+`data.batching` fills it with numpy arrays and each backend converts those to its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+Array = Any
+"""A numpy, MLX or torch array: what the losses need of one is in `methods.ops.Ops`."""
+
+CHOSEN, REJECTED = 0, 1
+"""Which branch of a pair is which."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B prompts and their N = B * k branches; the branches of a row are adjacent.
+
+    Attributes:
+        prompt_ids: (B, P) int32, right-padded. The shared prefixes.
+        prompt_lens: (B,) int32, at least 1. Real tokens in each prompt.
+        branch_ids: (N, T) int32, right-padded. The continuations.
+        branch_mask: (N, T) float32, 1 where a branch has a real token; all of those are scored.
+        response_mask: (N, T) float32, 1 where the token belongs to the response. It equals
+            `branch_mask`, except for a method that also scores the prompt (`Method.scores_prompt`):
+            then the branches begin at the prompt's second token.
+        branch_row: (N,) int32. Which prompt each branch continues.
+        ref_logps: (N, T) float32 log-probabilities under the reference policy, or None.
+        rows: the B row names ("file:line"), so that an alert can name them.
+    """
+
+    prompt_ids: Array
+    prompt_lens: Array
+    branch_ids: Array
+    branch_mask: Array
+    response_mask: Array
+    branch_row: Array
+    ref_logps: Array | None
+    rows: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """B, the number of rows."""
+        return len(self.rows)
+
+    @property
+    def branches(self) -> int:
+        """k, the number of branches of each row."""
+        return int(self.branch_ids.shape[0]) // self.size
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(B, P, N, T): what a compiled trace depends on."""
+        return (*self.prompt_ids.shape, *self.branch_ids.shape)
+
+    def branch(self, x: Array, which: int) -> Array:
+        """The rows of a (N, ...) array that belong to branch number `which`: (B, ...)."""
+        return x[which :: self.branches]
+
+    def tokens(self) -> int:
+        """Real tokens in the batch, each prompt once: the honest unit of throughput."""
+        return int(self.prompt_lens.sum()) + int(self.branch_mask.sum())
+
+    def map(self, convert: Callable[[Array], Array]) -> Batch:
+        """The same batch with every array converted, for example to a framework's own type."""
+        changed = {
+            f.name: convert(value)
+            for f in fields(self)
+            if f.name != "rows" and (value := getattr(self, f.name)) is not None
+        }
+        return replace(self, **changed)

@@ -1,0 +1,260 @@
+"""The configuration of a run: frozen models, TOML in and out.
+
+This file says which keys there are, what they mean and what they may be. `settings.py` decides which
+layer (flag, environment, file, preset, ...) each value comes from.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mlx_align.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A group of keys: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class MethodConfig(Section):
+    """The method, and its own hyperparameters beside its name (each method file says which)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    name: str = Field(default="orpo", description="sft, orpo, dpo or simpo")
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Everything in the section but the name."""
+        return dict(self.model_extra or {})
+
+
+class ModelConfig(Section):
+    """The base model."""
+
+    path: str = Field(
+        default="tiny-chat", min_length=1, description="'tiny-chat', a local folder or a Hugging Face id"
+    )
+    revision: str | None = Field(
+        default=None, description="commit, tag or branch on the Hugging Face hub; not for local folders"
+    )
+
+
+class DataConfig(Section):
+    """Where the rows come from and how they become tokens."""
+
+    path: str = Field(
+        default="sample",
+        min_length=1,
+        description="'sample', a .jsonl file, or a folder with train.jsonl and, if it has one, valid.jsonl",
+    )
+    max_length: int = Field(default=2048, ge=8, description="longest prompt plus response, in tokens")
+    too_long: Literal["drop", "truncate-prompt", "error"] = Field(
+        default="drop",
+        description="what to do with a longer row: leave it out, cut its prompt's beginning, or refuse",
+    )
+    valid_fraction: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="share of rows held out for evaluation where the data has no valid.jsonl",
+    )
+
+
+class AdapterConfig(Section):
+    """The trained weights: a low-rank adapter on chosen linear layers."""
+
+    type: Literal["lora", "dora"] = Field(
+        default="lora", description="LoRA (arXiv:2106.09685) or DoRA (arXiv:2402.09353)"
+    )
+    rank: int = Field(default=16, ge=1, description="rank r of the update scale * B A")
+    scale: float = Field(
+        default=2.0, gt=0, description="factor on the update, as in mlx-lm; it is PEFT's alpha / r"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the adapter's input")
+    modules: Literal["all", "attention", "mlp"] | tuple[str, ...] = Field(
+        default="all",
+        description="'all' linear layers, 'attention', 'mlp', or names such as 'self_attn.q_proj'",
+    )
+    layers: int | Literal["all"] = Field(default="all", description="adapt only the last N layers")
+    start: str | None = Field(
+        default=None,
+        description="continue from this adapter folder (mlx-lm's format); its shape then decides the rest",
+    )
+
+    @model_validator(mode="after")
+    def _layers_positive(self) -> AdapterConfig:
+        if isinstance(self.layers, int) and self.layers < 1:
+            raise ValueError("layers must be 'all' or at least 1")
+        if isinstance(self.modules, tuple) and not self.modules:
+            raise ValueError("modules must name at least one module")
+        return self
+
+
+class OptimConfig(Section):
+    """The optimiser and its schedule."""
+
+    name: Literal["adamw", "adam", "adafactor", "lion", "muon"] = "adamw"
+    lr: float = Field(default=5e-5, gt=0, description="peak learning rate")
+    weight_decay: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight decay: decoupled for adamw and lion, an L2 penalty for muon, as in mlx.optimizers",
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="cosine", description="how the rate falls after the warmup"
+    )
+    warmup: float = Field(
+        default=0.05, ge=0, lt=1, description="share of all steps in which the rate rises linearly from 0"
+    )
+    min_lr: float = Field(
+        default=0.0, ge=0, le=1, description="where a linear or cosine schedule ends, as a share of lr"
+    )
+    max_grad_norm: float = Field(
+        default=1.0, ge=0, description="clip the gradient's global norm to this; 0 means no clipping"
+    )
+
+    @model_validator(mode="after")
+    def _no_ignored_values(self) -> OptimConfig:
+        if self.weight_decay and self.name in ("adam", "adafactor"):
+            raise ValueError(f"weight_decay has no meaning with the optimiser '{self.name}'; use adamw")
+        if self.min_lr and self.schedule == "constant":
+            raise ValueError("min_lr has no meaning with schedule 'constant'")
+        return self
+
+
+class TrainConfig(Section):
+    """How long, and in which portions."""
+
+    epochs: float | None = Field(default=1.0, gt=0, description="passes over the data; or set steps")
+    steps: int | None = Field(default=None, ge=1, description="optimiser updates; or set epochs")
+    batch_size: int = Field(default=4, ge=1, description="rows in one forward and backward pass")
+    accumulate: int = Field(default=1, ge=1, description="micro-batches in one optimiser update")
+    seed: int = Field(default=0, ge=0, description="seeds adapter, order of rows, dropout and sampling")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("set exactly one of epochs and steps")
+        return self
+
+
+class EvalConfig(Section):
+    """Evaluation on held-out rows, and the answers shown from step 0 on."""
+
+    every: int = Field(
+        default=50, ge=0, description="evaluate every N steps and at the end; 0: only at start and end"
+    )
+    rows: int = Field(default=256, ge=1, description="at most so many held-out rows")
+    samples: int = Field(default=8, ge=0, description="held-out prompts to answer at each evaluation")
+    max_tokens: int = Field(default=128, ge=1, description="longest sampled answer, in tokens")
+    metric: Literal["loss", "accuracy", "margin"] = Field(
+        default="loss", description="what 'best' means; sft has only loss"
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="stop after so many evaluations without a new best; unset: never"
+    )
+
+
+class CheckpointConfig(Section):
+    """When to save, and what to keep."""
+
+    every: int = Field(default=50, ge=1, description="save every N steps (and at every stop and the end)")
+    keep: int = Field(default=2, ge=1, description="newest checkpoints to keep; the best is kept besides")
+
+
+class GuardConfig(Section):
+    """What is watched while training."""
+
+    nonfinite_limit: int = Field(
+        default=5, ge=1, description="stop after so many updates in a row with a non-finite loss or gradient"
+    )
+
+
+class BackendConfig(Section):
+    """The framework and the device."""
+
+    name: Literal["mlx"] = Field(default="mlx", description="the framework that trains")
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        default="auto", description="auto takes the GPU where there is one"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="auto: the model's own on a GPU, float32 on a CPU"
+    )
+
+
+class RunsConfig(Section):
+    """Where runs are kept."""
+
+    dir: str = Field(default="runs", min_length=1, description="the folder that holds run directories")
+
+
+class RunConfig(Section):
+    """Everything a run needs to be repeated."""
+
+    method: MethodConfig = MethodConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    guard: GuardConfig = GuardConfig()
+    backend: BackendConfig = BackendConfig()
+    runs: RunsConfig = RunsConfig()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        ConfigError: the file cannot be read or is not TOML; the message has the line and column.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("there is no such configuration file", where=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration file cannot be read: {error}", where=str(path)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not valid TOML: {error}", where=str(path)) from None
+
+
+def without_none(tree: dict[str, Any]) -> dict[str, Any]:
+    """The same nested mapping without its None values, which TOML cannot say."""
+    return {
+        key: without_none(value) if isinstance(value, dict) else value
+        for key, value in tree.items()
+        if value is not None
+    }
+
+
+def to_toml(config: RunConfig) -> str:
+    """The configuration as TOML; reading it back gives an equal RunConfig."""
+    tree = config.model_dump(mode="json")
+    if config.train.epochs is None:  # None is not TOML, and leaving it out would mean the default of 1
+        tree["train"].pop("epochs")
+    return tomli_w.dumps(without_none(tree))
+
+
+def from_toml(path: Path) -> RunConfig:
+    """A resolved configuration written by `to_toml`.
+
+    Raises:
+        ConfigError: the file is missing, damaged, or has a value this version refuses.
+    """
+    tree = read_toml(path)
+    train = tree.get("train", {})
+    if isinstance(train, dict) and "steps" in train:
+        train.setdefault("epochs", None)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValueError as error:
+        raise ConfigError(f"not a valid run configuration: {error}", where=str(path)) from None

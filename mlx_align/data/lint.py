@@ -1,0 +1,88 @@
+"""What is worth a word about data that can be used: warnings, not errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from mlx_align.batch import CHOSEN, REJECTED
+from mlx_align.data.rows import Row
+from mlx_align.data.tokenizing import Example, Tokenized
+
+LENGTH_RATIO = 2.0
+"""Beyond this ratio of median lengths a model mostly learns length (arXiv:2403.19159 shows how readily)."""
+
+DROPPED_SHARE = 0.1
+"""Share of rows left out for their length beyond which what is learnt is another data set."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A warning about the data.
+
+    Attributes:
+        code: "duplicate-rows", "contradictory-pairs", "length-bias" or "many-dropped".
+        message: what was found and why it matters, in one sentence.
+        rows: the names of the rows concerned; empty where it is all of them.
+    """
+
+    code: str
+    message: str
+    rows: tuple[str, ...]
+
+
+def lint(rows: Sequence[Row], tokenized: Tokenized) -> tuple[Finding, ...]:
+    """Findings about rows and what became of them as tokens."""
+    checks = (
+        _duplicates(rows),
+        _contradictions(rows),
+        _length_bias(tokenized.examples),
+        _dropped(rows, tokenized),
+    )
+    return tuple(finding for finding in checks if finding is not None)
+
+
+def _duplicates(rows: Sequence[Row]) -> Finding | None:
+    seen: set[object] = set()
+    repeated: list[str] = []
+    for row in rows:
+        same = (row.prompt_identity, row.answers)
+        if same in seen:
+            repeated.append(row.name)
+        seen.add(same)
+    if not repeated:
+        return None
+    message = f"{len(repeated)} of {len(rows)} rows repeat an earlier one word for word and count double"
+    return Finding("duplicate-rows", message, tuple(repeated))
+
+
+def _contradictions(rows: Sequence[Row]) -> Finding | None:
+    preferences = {(row.prompt_identity, row.answers) for row in rows if len(row.answers) == 2}
+    both_ways = tuple(row.name for row in rows if (row.prompt_identity, row.answers[::-1]) in preferences)
+    if not both_ways:
+        return None
+    message = f"{len(both_ways)} of {len(rows)} rows contradict each other: what one chooses another rejects"
+    return Finding("contradictory-pairs", message, both_ways)
+
+
+def _length_bias(examples: Sequence[Example]) -> Finding | None:
+    pairs = [example.branch_ids for example in examples if len(example.branch_ids) == 2]
+    if not pairs:
+        return None
+    chosen = median(len(pair[CHOSEN]) for pair in pairs)
+    rejected = median(len(pair[REJECTED]) for pair in pairs)
+    if 1 / LENGTH_RATIO <= chosen / rejected <= LENGTH_RATIO:
+        return None
+    message = (
+        f"the median chosen answer has {chosen:g} tokens and the median rejected one {rejected:g}:"
+        " the model may learn the length instead of the preference"
+    )
+    return Finding("length-bias", message, ())
+
+
+def _dropped(rows: Sequence[Row], tokenized: Tokenized) -> Finding | None:
+    if len(tokenized.dropped) <= DROPPED_SHARE * len(rows):
+        return None
+    message = f"{len(tokenized.dropped)} of {len(rows)} rows are too long and were left out"
+    return Finding("many-dropped", message, tokenized.dropped)

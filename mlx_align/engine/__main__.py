@@ -1,0 +1,98 @@
+"""`python -m mlx_align.engine RUN_DIR`: one attempt at a run, from its last checkpoint if it has one."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from mlx_align.engine.reporter import Reporter
+from mlx_align.engine.session import Session
+from mlx_align.errors import AlignError, DeviceAbortError, InterruptedRunError
+from mlx_align.events import RunFailed
+from mlx_align.runs import CHECKPOINT, STOP, EventWriter, RunDirectory, RunLock, next_numbers
+
+
+def main(arguments: list[str]) -> int:
+    """Run one attempt; returns its exit code (see `errors.EXIT_CODES`)."""
+    run = RunDirectory(Path(arguments[0]).resolve())
+    try:
+        with RunLock(run.lock):
+            return attempt(run)
+    except AlignError as error:  # another engine has the lock: its log is not ours to write to
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def attempt(run: RunDirectory) -> int:
+    """Continue a run whose lock is held, and say in its log how it ended."""
+    for request in (STOP, CHECKPOINT):
+        run.control.clear(request)
+    _stop_on_signals(run)
+    number, seq = next_numbers(run.events)
+    writer = EventWriter(run.events, attempt=number, seq=seq)
+    report = Reporter(writer)
+    try:
+        Session(run, report).work()
+        code = 0
+    except InterruptedRunError as error:
+        code = error.exit_code
+    except Exception as error:
+        traceback.print_exc()  # to engine.log
+        code = _fail(run, report, explain(error, run))
+    writer.sync()
+    writer.close()
+    return code
+
+
+def _fail(run: RunDirectory, report: Reporter, error: AlignError) -> int:
+    step = int(run.summary().get("step", 0))
+    run.write_summary(**{**run.summary(), "status": "failed"})
+    report(
+        RunFailed(
+            step=step,
+            kind=error.kind,
+            message=error.message,
+            where=error.where,
+            hint=error.hint,
+            exit_code=error.exit_code,
+        )
+    )
+    return error.exit_code
+
+
+def explain(error: Exception, run: RunDirectory) -> AlignError:
+    """An error that a person can act on, from whatever was raised."""
+    if isinstance(error, AlignError):
+        return error
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return AlignError(
+            "the disk is full", where=str(run.path), hint="Make room, then resume: nothing saved is lost."
+        )
+    if isinstance(error, MemoryError) or "malloc" in str(error) or "out of memory" in str(error).lower():
+        return DeviceAbortError(
+            f"out of memory: {error}",
+            hint="Try a smaller train.batch_size (with a larger train.accumulate) or data.max_length, then resume.",
+        )
+    return AlignError(
+        f"this is a bug in mlx-align: {type(error).__name__}: {error}",
+        where=str(run.log),
+        hint="Please report it with that file's last lines; the last checkpoint is intact.",
+    )
+
+
+def _stop_on_signals(run: RunDirectory) -> None:
+    """A polite signal is a request to save and stop."""
+
+    def request(number: int, frame: FrameType | None) -> None:
+        run.control.request(STOP)
+
+    signal.signal(signal.SIGTERM, request)
+    signal.signal(signal.SIGINT, request)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,114 @@
+"""Starting the engine as its own process, and following what it says.
+
+A process and not a thread: a failing GPU ends the process it runs in, MLX's streams and random state
+belong to a thread, and a fresh process gives all memory back.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mlx_align.errors import AlignError, DeviceAbortError, UsageError
+from mlx_align.events import Event, RunFailed, RunFinished, RunStopped
+from mlx_align.runs import STOP, EventReader, RunDirectory
+
+POLL_SECONDS = 0.1
+TERMINAL = (RunFinished, RunStopped, RunFailed)
+
+
+@dataclass
+class Engine:
+    """A handle on an engine process that this process started."""
+
+    run: RunDirectory
+    process: subprocess.Popen[bytes]
+    reader: EventReader
+
+    def stop(self) -> None:
+        """Ask it to save and stop."""
+        self.run.control.request(STOP)
+
+    def kill(self) -> None:
+        """End it at once; the last checkpoint remains."""
+        self.process.kill()
+
+    def events(self) -> Iterator[Event]:
+        """Its events from this attempt's beginning until it has ended.
+
+        Raises:
+            AlignError: the process ended without a last word.
+        """
+        yield from _follow(self.reader, alive=lambda: self.process.poll() is None)
+        self.process.wait()
+        if self.process.returncode < 0 or self.run.state().status in ("new", "running"):
+            raise crash(self.run, self.process.returncode)
+
+
+def launch(run: RunDirectory) -> Engine:
+    """Start an engine on a run, new or to be resumed; it outlives this process and its terminal.
+
+    Raises:
+        UsageError: an engine works on the run already.
+    """
+    if run.is_running():
+        raise UsageError(
+            f"an engine is already working on the run '{run.name}'",
+            hint=f"Follow it with `mlx-align runs attach {run.name}`.",
+        )
+    command = [sys.executable, "-m", "mlx_align.engine", str(run.path)]
+    reader = EventReader(run.events)
+    for _ in reader.read():  # what earlier attempts said is not news
+        pass
+    with run.log.open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    return Engine(run, process, reader)
+
+
+def attach(run: RunDirectory) -> Iterator[Event]:
+    """All events of a run from its first, then new ones until it ends.
+
+    Raises:
+        AlignError: it ended without a last word.
+    """
+    yield from _follow(EventReader(run.events), alive=run.is_running)
+    if run.condition(run.state()) == "crashed":
+        raise crash(run, None)
+
+
+def _follow(reader: EventReader, alive: Callable[[], bool]) -> Iterator[Event]:
+    while True:
+        living = alive()  # asked before reading, so that a last word is never missed
+        ended = False
+        for event in reader.read():
+            ended = isinstance(event, TERMINAL)
+            yield event
+        if ended or not living:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def crash(run: RunDirectory, code: int | None) -> AlignError:
+    """The error for an engine that died without a last word."""
+    resume = f"See {run.log}. `mlx-align runs resume {run.name}` goes on from the last checkpoint."
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        advice = {
+            signal.SIGABRT: "A GPU watchdog or a failed allocation does this: try shorter sequences "
+            "(data.max_length) or smaller batches, and keep the display off. ",
+            signal.SIGKILL: "The system may have run out of memory: try smaller batches. ",
+        }.get(signal.Signals(-code), "")
+        return DeviceAbortError(f"the engine was ended by {name}", where=run.name, hint=advice + resume)
+    return AlignError("the engine ended without a last word", where=run.name, hint=resume)

@@ -1,0 +1,105 @@
+"""What the trainer knows besides the arrays: JSON in a checkpoint, and the best-so-far rule."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mlx_align.backends.base import Scores
+
+HIGHER_IS_BETTER = {"loss": False, "accuracy": True, "margin": True}
+
+
+@dataclass
+class Window:
+    """Sums over the micro-batches of the accumulation window that is being filled.
+
+    Rows weigh the same however they were divided: metrics keep a sum over rows and a count of rows.
+    """
+
+    sums: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    rows: int = 0
+    tokens: int = 0
+
+    def add(self, scores: Scores, rows: int, tokens: int) -> None:
+        """Add one micro-batch."""
+        for term, value in scores.sums.items():
+            self.sums[term] = self.sums.get(term, 0.0) + value
+        for name, values in scores.metrics.items():
+            self.metrics[name] = self.metrics.get(name, 0.0) + float(np.sum(values, dtype=np.float64))
+        self.rows += rows
+        self.tokens += tokens
+
+    def loss(self, counts: dict[str, float]) -> float:
+        """The objective: each term's sum over its denominator."""
+        return sum(value / counts[term] for term, value in self.sums.items())
+
+    def means(self) -> dict[str, float]:
+        """Each metric, averaged over rows."""
+        return {name: value / self.rows for name, value in self.metrics.items()}
+
+
+@dataclass
+class TrainerState:
+    """Where training stands. `position` counts micro-batches from the run's first.
+
+    Attributes:
+        step: optimiser updates done.
+        position: micro-batches done; more than step * accumulate in the middle of a window.
+        bad_updates: updates in a row that were skipped.
+        best_value: the best evaluation's metric, None before the first.
+        best_step: its step.
+        best_checkpoint: its checkpoint's name.
+        stale_evals: evaluations since the best.
+        seconds: training time of all attempts.
+        last_metrics: the newest evaluation.
+        window: the open window's sums.
+    """
+
+    step: int = 0
+    position: int = 0
+    bad_updates: int = 0
+    best_value: float | None = None
+    best_step: int | None = None
+    best_checkpoint: str | None = None
+    stale_evals: int = 0
+    seconds: float = 0.0
+    last_metrics: dict[str, float] = field(default_factory=dict)
+    window: Window = field(default_factory=Window)
+
+    def note_eval(self, metrics: dict[str, float], metric: str) -> bool:
+        """Take note of an evaluation; True if it is the best so far. A value that is not finite never is."""
+        self.last_metrics = metrics
+        value = metrics[metric]
+        sign = 1 if HIGHER_IS_BETTER[metric] else -1
+        finite = bool(np.isfinite(value))
+        if finite and (self.best_value is None or sign * value > sign * self.best_value):
+            self.best_value, self.best_step, self.stale_evals = value, self.step, 0
+            return True
+        self.stale_evals += 1
+        return False
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values. Measured numbers become strings: JSON has no way to say that one is not finite."""
+        tree = asdict(self)
+        tree["window"].update({group: _to_text(tree["window"][group]) for group in ("sums", "metrics")})
+        return {**tree, "last_metrics": _to_text(self.last_metrics)}
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> TrainerState:
+        """What `to_json` wrote, bit for bit."""
+        window = dict(tree["window"])
+        window.update({group: _from_text(window[group]) for group in ("sums", "metrics")})
+        last = _from_text(tree["last_metrics"])
+        return cls(**{**tree, "last_metrics": last, "window": Window(**window)})
+
+
+def _to_text(numbers: dict[str, float]) -> dict[str, str]:
+    return {name: repr(value) for name, value in numbers.items()}
+
+
+def _from_text(texts: dict[str, str]) -> dict[str, float]:
+    return {name: float(text) for name, text in texts.items()}

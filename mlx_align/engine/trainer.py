@@ -1,0 +1,232 @@
+"""The only training loop. It knows neither the method's formula nor the framework.
+
+    for each update:  accumulate its micro-batches -> clip and apply -> say how it went
+    every so often:   evaluate on held-out rows, answer the fixed prompts, save a checkpoint
+    between micro-batches: look for a request to stop or to save
+
+Everything that decides what happens next is a function of the configuration and of TrainerState, never
+of the clock, so a resumed run repeats the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from mlx_align.backends.base import Policy, Update
+from mlx_align.batch import Batch
+from mlx_align.config import RunConfig
+from mlx_align.data import ChatTokenizer
+from mlx_align.engine.data import RunData
+from mlx_align.engine.evaluation import answer, evaluate, fixed_prompts
+from mlx_align.engine.reporter import Reporter
+from mlx_align.engine.schedule import learning_rate
+from mlx_align.engine.state import TrainerState, Window
+from mlx_align.errors import AlignError, DivergedError
+from mlx_align.events import Checkpoint, Eval, Memory, Sample, Step
+from mlx_align.runs import CHECKPOINT, STOP, Checkpoints, Control
+
+Outcome = Literal["completed", "early stop", "stopped"]
+
+
+class Trainer:
+    """Trains a policy until its steps are done, it stops improving, or someone asks it to stop.
+
+    Args:
+        policy: what is trained.
+        data: the micro-batches.
+        tokenizer: turns sampled ids into text.
+        config: the run's configuration.
+        state: where to begin; a fresh TrainerState or one from a checkpoint.
+        report: writes events.
+        control: requests from outside.
+        checkpoints: where to save.
+        on_save: called after each checkpoint.
+        clock: monotonic seconds, for throughput figures only.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        data: RunData,
+        tokenizer: ChatTokenizer,
+        config: RunConfig,
+        *,
+        state: TrainerState,
+        report: Reporter,
+        control: Control,
+        checkpoints: Checkpoints,
+        on_save: Callable[[TrainerState], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._policy, self._data, self._tokenizer, self._config = policy, data, tokenizer, config
+        self.state = state
+        self._report, self._control, self._checkpoints = report, control, checkpoints
+        self._on_save, self._clock = on_save, clock
+        self._prompts = fixed_prompts(data.valid, config.eval.samples)
+
+    def run(self) -> Outcome:
+        """Train.
+
+        Raises:
+            DivergedError: too many updates in a row were not finite.
+            AlignError: the first gradient was exactly zero.
+        """
+        if self.state.position == 0:
+            self._evaluate()
+            self._save()
+        self._report.phase("training")
+        total = self._data.total_steps
+        while self.state.step < total:
+            if self._stale():
+                return "early stop"
+            if not self._window():
+                return "stopped"
+            self._after_update(self.state.step == total)
+        return "completed"
+
+    def _stale(self) -> bool:
+        patience = self._config.eval.patience
+        return patience is not None and self.state.stale_evals >= patience
+
+    # One update
+
+    def _window(self) -> bool:
+        """Fill the window and apply it; False if a stop was requested before it was full."""
+        state, began = self.state, self._clock()
+        counts = self._data.window_counts(state.step)
+        end = (state.step + 1) * self._config.train.accumulate
+        bad_rows: tuple[str, ...] = ()
+        while state.position < end:
+            if self._control.requested(STOP):
+                self._save()
+                return False
+            bad_rows += self._micro_batch(counts)
+            self._report.heartbeat(state.step)
+        self._apply(state.window, counts, bad_rows, began)
+        return True
+
+    def _micro_batch(self, counts: dict[str, float]) -> tuple[str, ...]:
+        """Accumulate the micro-batch at the current position; returns the rows that were not finite."""
+        state = self.state
+        batch = self._data.batch(state.position)
+        seed = (self._config.train.seed << 32) + state.position
+        scores = self._policy.accumulate(batch, self._data.objective, counts, seed=seed)
+        state.window.add(scores, batch.size, batch.tokens())
+        state.position += 1
+        if all(map(math.isfinite, scores.sums.values())):
+            return ()
+        finite = [all(math.isfinite(values[row]) for values in scores.metrics.values()) for row in range(batch.size)]
+        named = tuple(name for name, good in zip(batch.rows, finite, strict=True) if not good)
+        return named or batch.rows
+
+    def _apply(
+        self, window: Window, counts: dict[str, float], bad_rows: tuple[str, ...], began: float
+    ) -> None:
+        state = self.state
+        rate = learning_rate(state.step, self._data.total_steps, self._config.optim)
+        update = self._policy.update(rate)
+        state.step += 1
+        state.window = Window()
+        if state.step == 1 and update.grad_norm == 0.0:
+            raise AlignError(
+                "the first gradient is exactly zero: nothing would be learnt",
+                hint="Check adapter.modules and adapter.layers, and that chosen and rejected differ.",
+            )
+        seconds = self._clock() - began
+        state.seconds += seconds
+        self._report(
+            Step(
+                step=state.step,
+                epoch=self._data.epoch(state.position),
+                loss=window.loss(counts),
+                learning_rate=rate,
+                grad_norm=update.grad_norm,
+                metrics=window.means(),
+                tokens=window.tokens,
+                seconds=seconds,
+                skipped=not update.applied,
+            )
+        )
+        self._guard(update, bad_rows)
+
+    def _guard(self, update: Update, bad_rows: tuple[str, ...]) -> None:
+        """Count updates that were not finite; name their rows, and give up after too many in a row."""
+        state, limit = self.state, self._config.guard.nonfinite_limit
+        if update.applied:
+            state.bad_updates = 0
+            return
+        state.bad_updates += 1
+        rows = bad_rows or self._rows_of_last_window()
+        self._report.alert(
+            "non-finite",
+            f"Step {state.step} was skipped: its {'loss' if bad_rows else 'gradient'} is not finite "
+            f"({state.bad_updates} in a row, {limit} end the run).",
+            step=state.step,
+            rows=rows,
+        )
+        if state.bad_updates >= limit:
+            raise DivergedError(
+                f"{limit} updates in a row were not finite",
+                where=f"step {state.step}",
+                hint="Try a smaller optim.lr, a longer optim.warmup, or look at the rows named in the alerts. "
+                "The last good checkpoint is intact.",
+            )
+
+    def _rows_of_last_window(self) -> tuple[str, ...]:
+        first = self.state.position - self._config.train.accumulate
+        batches: list[Batch] = [self._data.batch(p) for p in range(first, self.state.position)]
+        return tuple(name for batch in batches for name in batch.rows)
+
+    # Between updates
+
+    def _after_update(self, last: bool) -> None:
+        step, every = self.state.step, self._config.eval.every
+        best = False
+        if last or (every and step % every == 0):
+            best = self._evaluate()
+        asked = self._control.requested(CHECKPOINT)
+        if best or last or asked or self._stale() or step % self._config.checkpoint.every == 0:
+            self._save()
+            self._control.clear(CHECKPOINT)
+        if best or last:
+            self._report.phase("training")
+
+    def _evaluate(self) -> bool:
+        """Evaluate and sample; True if this is the best evaluation so far."""
+        state, began = self.state, self._clock()
+        best = False
+        if self._data.valid:
+            self._report.phase("evaluating")
+            metrics = evaluate(self._policy, self._data, self._report.progress("evaluating"))
+            best = state.note_eval(metrics, self._config.eval.metric)
+            if best:
+                state.best_checkpoint = self._checkpoints.name(state.step, 0)
+            seconds = self._clock() - began
+            rows = len(self._data.valid)
+            self._report(Eval(step=state.step, rows=rows, metrics=metrics, best=best, seconds=seconds))
+        if self._prompts:
+            self._report.phase("sampling")
+            answers = answer(self._policy, self._tokenizer, self._prompts, self._config.eval.max_tokens)
+            self._report(Sample(step=state.step, completions=answers))
+        use = self._policy.memory()
+        self._report(Memory(step=state.step, active=use.active, peak=use.peak, limit=use.limit))
+        return best
+
+    def _save(self) -> None:
+        state = self.state
+        micro = state.position - state.step * self._config.train.accumulate
+        name = self._checkpoints.name(state.step, micro)
+        path = self._checkpoints.save(
+            name,
+            write_adapter=self._policy.save_adapter,
+            training=self._policy.training_state(),
+            trainer=state.to_json(),
+            keep_also=[state.best_checkpoint] if state.best_checkpoint else [],
+        )
+        self._report(
+            Checkpoint(step=state.step, path=f"checkpoints/{path.name}", best=name == state.best_checkpoint)
+        )
+        self._on_save(state)

@@ -1,0 +1,5 @@
+"""Measures over held-out rows that no loss computes."""
+
+from mlx_align.evaluate.divergence import kl_estimate
+
+__all__ = ["kl_estimate"]

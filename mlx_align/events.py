@@ -1,0 +1,303 @@
+"""What a run says while it runs: frozen event types, and one pure function that folds them.
+
+The engine appends one JSON line per event to `events.jsonl`; the command line, the terminal UI, `--json`
+and reports all read the same lines and fold them with the same `reduce(RunState, Event)`. Readers ignore
+types and fields they do not know, so that an older reader can follow a newer engine.
+
+Every event carries `v` (format version), `seq` (counts from 0 through all attempts), `attempt` (1, then
+one more for each resume) and `t` (seconds since the epoch). A number that is not finite is written as null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+VERSION = 1
+Number = float | None
+"""A measured value; None stands for "not finite" or "not measured"."""
+
+
+class Event(BaseModel):
+    """What every event has."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
+
+    v: int = VERSION
+    seq: int = -1
+    attempt: int = 1
+    t: float = 0.0
+
+
+class RunStarted(Event):
+    """An attempt began. `resumed_from` is the step of the checkpoint it continues, None for a new run."""
+
+    type: Literal["run_started"] = "run_started"
+    method: str
+    model: str
+    data: str
+    backend: str
+    device: str
+    pid: int
+    total_steps: int
+    train_rows: int
+    valid_rows: int
+    trainable_parameters: int
+    resumed_from: int | None = None
+
+
+class Phase(Event):
+    """What the engine does now, with progress where it can be counted (`total` 0: it cannot)."""
+
+    type: Literal["phase"] = "phase"
+    name: Literal["loading", "preparing", "reference", "training", "evaluating", "sampling", "saving"]
+    detail: str = ""
+    done: int = 0
+    total: int = 0
+
+
+class Step(Event):
+    """One optimiser update. `tokens` counts real tokens, prompts once; `skipped`: not finite, not applied."""
+
+    type: Literal["step"] = "step"
+    step: int
+    epoch: float
+    loss: Number
+    learning_rate: float
+    grad_norm: Number
+    metrics: dict[str, Number] = {}
+    tokens: int = 0
+    seconds: float = 0.0
+    skipped: bool = False
+
+
+class Eval(Event):
+    """Metrics over the held-out rows; `best` says whether this is the best evaluation so far."""
+
+    type: Literal["eval"] = "eval"
+    step: int
+    rows: int
+    metrics: dict[str, Number]
+    best: bool = False
+    seconds: float = 0.0
+
+
+class Completion(BaseModel):
+    """One held-out prompt and what the model says to it now (greedy decoding)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    prompt: str
+    completion: str
+    chosen: str | None = None
+    rejected: str | None = None
+    finished: bool = True
+
+
+class Sample(Event):
+    """Completions for the run's fixed prompts at one step; step 0 is the model before training."""
+
+    type: Literal["sample"] = "sample"
+    step: int
+    completions: tuple[Completion, ...]
+
+
+class Checkpoint(Event):
+    """A checkpoint was written; `path` is relative to the run directory."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    step: int
+    path: str
+    best: bool = False
+
+
+class Memory(Event):
+    """Memory in bytes as the backend reports it; `limit` is what this machine can give, 0 if unknown."""
+
+    type: Literal["memory"] = "memory"
+    step: int
+    active: int
+    peak: int
+    limit: int = 0
+
+
+class Alert(Event):
+    """Something a person should know. `rows` names the data rows that are concerned."""
+
+    type: Literal["alert"] = "alert"
+    level: Literal["info", "warning", "error"] = "warning"
+    code: str
+    message: str
+    step: int = 0
+    rows: tuple[str, ...] = ()
+
+
+class Heartbeat(Event):
+    """The engine is alive though it has nothing to say."""
+
+    type: Literal["heartbeat"] = "heartbeat"
+    step: int = 0
+
+
+class RunFinished(Event):
+    """Training ended as planned, or early because it no longer improved (`reason`)."""
+
+    type: Literal["run_finished"] = "run_finished"
+    step: int
+    reason: str
+    adapter: str
+    best_step: int | None = None
+    seconds: float = 0.0
+
+
+class RunStopped(Event):
+    """The run was stopped on request; everything needed to resume is in `checkpoint`."""
+
+    type: Literal["run_stopped"] = "run_stopped"
+    step: int
+    checkpoint: str
+
+
+class RunFailed(Event):
+    """The run ended with an error; `exit_code` is the engine's, as documented in `errors`."""
+
+    type: Literal["run_failed"] = "run_failed"
+    step: int
+    kind: str
+    message: str
+    where: str | None = None
+    hint: str | None = None
+    exit_code: int = 1
+
+
+AnyEvent = Annotated[
+    RunStarted | Phase | Step | Eval | Sample | Checkpoint | Memory | Alert | Heartbeat
+    | RunFinished | RunStopped | RunFailed,
+    Field(discriminator="type"),
+]  # fmt: skip
+_adapter: TypeAdapter[Any] = TypeAdapter(AnyEvent)
+
+
+def parse(line: str | bytes) -> Event | None:
+    """The event in one JSON line; None for a line of an unknown type or an unreadable one."""
+    try:
+        event: Event = _adapter.validate_json(line)
+    except ValidationError:
+        return None
+    return event
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class History(Generic[T]):
+    """An append-only sequence that old and new states share, so that folding n events costs O(n)."""
+
+    _items: list[T] = field(default_factory=list)
+    _length: int = 0
+
+    def append(self, item: T) -> History[T]:
+        """A history with one item more; this one does not change."""
+        items = self._items if self._length == len(self._items) else self._items[: self._length]
+        items.append(item)
+        return History(items, self._length + 1)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._items[: self._length])
+
+    def __getitem__(self, index: int) -> T:
+        return self._items[: self._length][index] if index < 0 else self._items[index]
+
+    def last(self) -> T | None:
+        """The newest item, or None."""
+        return self._items[self._length - 1] if self._length else None
+
+
+StepLike = TypeVar("StepLike", Step, Eval, Sample, Checkpoint)
+
+
+def _until(history: History[StepLike], step: int) -> History[StepLike]:
+    kept = [item for item in history if item.step <= step]
+    return History(kept, len(kept))
+
+
+Status = Literal["new", "running", "finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All that a screen shows of a run, folded from its events."""
+
+    status: Status = "new"
+    attempt: int = 0
+    started: RunStarted | None = None
+    first_t: float = 0.0
+    last_t: float = 0.0
+    phase: Phase | None = None
+    step: int = 0
+    steps: History[Step] = field(default_factory=History)
+    evals: History[Eval] = field(default_factory=History)
+    samples: History[Sample] = field(default_factory=History)
+    checkpoints: History[Checkpoint] = field(default_factory=History)
+    alerts: History[Alert] = field(default_factory=History)
+    memory: Memory | None = None
+    end: RunFinished | RunStopped | RunFailed | None = None
+
+    @property
+    def best(self) -> Eval | None:
+        """The best evaluation so far."""
+        return next((e for e in reversed(list(self.evals)) if e.best), None)
+
+
+def reduce(state: RunState, event: Event) -> RunState:
+    """The state after one more event. Pure: the old state stays what it was.
+
+    A new attempt that resumes from step s forgets the steps after s: they are about to happen again.
+    """
+    state = replace(state, last_t=event.t, attempt=event.attempt, first_t=state.first_t or event.t)
+    match event:
+        case RunStarted():
+            return _start(state, event)
+        case Phase():
+            return replace(state, phase=event)
+        case Step():
+            return replace(state, step=event.step, steps=state.steps.append(event))
+        case Eval():
+            return replace(state, evals=state.evals.append(event))
+        case Sample():
+            return replace(state, samples=state.samples.append(event))
+        case Checkpoint():
+            return replace(state, checkpoints=state.checkpoints.append(event))
+        case Memory():
+            return replace(state, memory=event)
+        case Alert():
+            return replace(state, alerts=state.alerts.append(event))
+        case RunFinished():
+            return replace(state, status="finished", end=event)
+        case RunStopped():
+            return replace(state, status="stopped", end=event)
+        case RunFailed():
+            return replace(state, status="failed", end=event)
+    return state
+
+
+def _start(state: RunState, event: RunStarted) -> RunState:
+    state = replace(state, status="running", started=event, end=None, phase=None)
+    if event.resumed_from is None:
+        return state
+    kept = event.resumed_from
+    return replace(
+        state,
+        step=kept,
+        steps=_until(state.steps, kept),
+        evals=_until(state.evals, kept),
+        samples=_until(state.samples, kept),
+        checkpoints=_until(state.checkpoints, kept),
+    )

@@ -1,0 +1,109 @@
+"""From what a person calls a model to a folder on this disk.
+
+"tiny-chat" is the embedded model, an existing path is a local folder, anything of the form
+"owner/name" is fetched from the Hugging Face hub once and found in its cache from then on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_align import embedded
+from mlx_align.errors import AlignError, UsageError
+
+WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken"]
+"""What is fetched: weights and tokenizer, never Python code or pickles."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model on disk: its folder, the name it was asked for by, and the hub commit if it has one."""
+
+    folder: Path
+    name: str
+    commit: str | None = None
+
+
+def resolve_model(name: str, revision: str | None = None) -> ModelSource:
+    """Find a model, fetching it if it must be fetched.
+
+    Raises:
+        UsageError: there is no such model, or it is not one that can be used.
+        AlignError: the hub cannot be reached and the model is not in the cache.
+    """
+    local = Path(name).expanduser()
+    if name != embedded.TINY_CHAT and not local.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        source = _fetch(name, revision)
+    elif revision is not None:
+        raise UsageError("a revision belongs to a hub model", where=f"model.revision = {revision}")
+    elif name == embedded.TINY_CHAT and not local.exists():
+        source = ModelSource(embedded.model_folder(), name)
+    else:
+        source = ModelSource(local, name)
+    _check(source)
+    return source
+
+
+def _check(source: ModelSource) -> None:
+    config = source.folder / "config.json"
+    if not source.folder.is_dir():
+        raise UsageError(
+            f"there is no model '{source.name}'",
+            hint="Give 'tiny-chat', a folder in the Hugging Face layout, or a hub id such as 'Qwen/Qwen3-0.6B'.",
+        )
+    if not config.is_file() or not any(source.folder.glob("*.safetensors")):
+        raise UsageError(
+            "the folder is not a model: it needs config.json and *.safetensors", where=str(source.folder)
+        )
+    try:
+        facts = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"config.json is not JSON: {error}", where=str(config)) from None
+    if "model_file" in facts:
+        raise UsageError(
+            "the model brings its own Python code, which mlx-align does not run",
+            where=f"{config}, key 'model_file'",
+        )
+
+
+def _fetch(name: str, revision: str | None) -> ModelSource:
+    import huggingface_hub
+    from huggingface_hub import errors as hub_errors
+
+    def snapshot(offline: bool) -> ModelSource:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision, allow_patterns=WANTED, local_files_only=offline
+            )
+        )
+        return ModelSource(folder, name, commit=folder.name)
+
+    try:
+        return snapshot(offline=False)
+    except hub_errors.GatedRepoError:
+        raise UsageError(
+            f"access to '{name}' must be asked for on its hub page",
+            hint="Then log in once with `hf auth login`.",
+        ) from None
+    except hub_errors.RevisionNotFoundError:
+        raise UsageError(f"'{name}' has no revision '{revision}'", where="model.revision") from None
+    except hub_errors.RepositoryNotFoundError:
+        raise UsageError(
+            f"the hub has no model '{name}', or it is private",
+            hint="Check the spelling, or log in with `hf auth login`.",
+        ) from None
+    except Exception as online:  # no network: whatever the transport raises, the cache may still do
+        try:
+            return snapshot(offline=True)
+        except hub_errors.LocalEntryNotFoundError:
+            raise AlignError(
+                f"'{name}' is not in the cache and the hub cannot be reached: {_first_line(online)}",
+                hint="Connect once to fetch it; after that it works offline.",
+            ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

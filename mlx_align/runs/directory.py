@@ -1,0 +1,190 @@
+"""A run is a directory: what is in it, how one is made, found, listed and removed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from mlx_align.config import RunConfig, from_toml, to_toml
+from mlx_align.errors import AlignError, UsageError
+from mlx_align.events import RunState
+from mlx_align.runs.atomic import write_json, write_text
+from mlx_align.runs.checkpoints import Checkpoints
+from mlx_align.runs.control import Control
+from mlx_align.runs.eventlog import fold
+from mlx_align.runs.lock import holder, is_held
+
+Condition = Literal["new", "running", "finished", "stopped", "failed", "crashed"]
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run on disk. Nothing is cached: each question is answered from the files."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which is the run's name."""
+        return self.path.name
+
+    @property
+    def lock(self) -> Path:
+        """The lock file."""
+        return self.path / "lock"
+
+    @property
+    def events(self) -> Path:
+        """The event log."""
+        return self.path / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """Standard output and error of the engine."""
+        return self.path / "engine.log"
+
+    @property
+    def adapter(self) -> Path:
+        """The finished adapter, in mlx-lm's format."""
+        return self.path / "adapter"
+
+    @property
+    def control(self) -> Control:
+        """Requests to the engine."""
+        return Control(self.path / "control")
+
+    def config(self) -> RunConfig:
+        """The resolved configuration."""
+        return from_toml(self.path / "config.toml")
+
+    def checkpoints(self, keep: int = 1) -> Checkpoints:
+        """The run's checkpoints."""
+        return Checkpoints(self.path / "checkpoints", keep)
+
+    def env(self) -> dict[str, Any]:
+        """Facts about the run's origin: model folder and commit, data fingerprint, versions."""
+        return _read_json(self.path / "env.json")
+
+    def state(self) -> RunState:
+        """The run as its event log tells it."""
+        return fold(self.events)
+
+    def is_running(self) -> bool:
+        """Whether an engine works on it now."""
+        return is_held(self.lock)
+
+    def pid(self) -> int | None:
+        """The engine's process id while it runs."""
+        return holder(self.lock)
+
+    def condition(self, state: RunState) -> Condition:
+        """What became of it. An engine that died without a last word has crashed."""
+        if self.is_running():
+            return "running"
+        return "crashed" if state.status == "running" else state.status
+
+    def summary(self) -> dict[str, Any]:
+        """The coarse state the engine last wrote: cheap to read for a long list of runs."""
+        return _read_json(self.path / "state.json")
+
+    def write_summary(self, **facts: Any) -> None:
+        """Replace the coarse state."""
+        write_json(self.path / "state.json", facts)
+
+    def remove(self) -> None:
+        """Delete the run.
+
+        Raises:
+            UsageError: an engine works on it.
+        """
+        if self.is_running():
+            raise UsageError(
+                f"the run '{self.name}' is running", hint=f"First `mlx-align runs stop {self.name}`."
+            )
+        shutil.rmtree(self.path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise AlignError(f"the file cannot be read: {error}", where=str(path)) from None
+    return value
+
+
+def slug(model: str) -> str:
+    """A short, file-name-safe form of a model's name."""
+    last = model.rstrip("/").rsplit("/", 1)[-1].lower()
+    return re.sub(r"[^a-z0-9.]+", "-", last).strip("-.")[:40] or "model"
+
+
+def create(root: Path, config: RunConfig, env: dict[str, Any], now: datetime | None = None) -> RunDirectory:
+    """Make a new run directory with its configuration and environment.
+
+    Raises:
+        AlignError: the folder cannot be written.
+    """
+    stamp = (now or datetime.now(UTC)).strftime("%Y%m%d-%H%M%S")
+    base = f"{stamp}-{config.method.name}-{slug(config.model.path)}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        path = _fresh(root, base)
+        write_text(path / "config.toml", to_toml(config))
+        write_json(path / "env.json", env)
+        write_json(path / "state.json", {"status": "new", "method": config.method.name})
+    except OSError as error:
+        raise AlignError(
+            f"the run directory cannot be made: {error.strerror or error}",
+            where=str(root),
+            hint="Choose another place with --runs-dir, or mend its permissions.",
+        ) from None
+    return RunDirectory(path)
+
+
+def _fresh(root: Path, base: str) -> Path:
+    for number in range(1, 1000):
+        path = root / (base if number == 1 else f"{base}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise FileExistsError(17, "too many runs of this name", str(root / base))
+
+
+def list_runs(root: Path) -> list[RunDirectory]:
+    """All runs below a folder, newest first."""
+    if not root.is_dir():
+        return []
+    found = [RunDirectory(p) for p in root.iterdir() if (p / "config.toml").is_file()]
+    return sorted(found, key=lambda run: run.name, reverse=True)
+
+
+def find(root: Path, name: str) -> RunDirectory:
+    """A run by path, by name, by an unambiguous part of its name, or the newest as "last".
+
+    Raises:
+        UsageError: there is none, or several fit.
+    """
+    if ("/" in name or name.startswith(".")) and (Path(name) / "config.toml").is_file():
+        return RunDirectory(Path(name).resolve())
+    runs = list_runs(root)
+    if name == "last" and runs:
+        return runs[0]
+    exact = [run for run in runs if run.name == name]
+    fitting = exact or [run for run in runs if name in run.name]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise UsageError(
+            f"'{name}' fits {len(fitting)} runs", where=str(root), hint="Give more of the name: "
+            + ", ".join(run.name for run in fitting[:4]) + ("..." if len(fitting) > 4 else "."),
+        )  # fmt: skip
+    raise UsageError(f"there is no run '{name}'", where=str(root), hint="`mlx-align runs ls` lists them.")

@@ -1,0 +1,301 @@
+"""Where each configuration value comes from: layers, strongest first
+
+    flag > environment > file > preset > user config > catalog > method > default
+
+`resolve` merges them key by key, checks the result as a whole and remembers for every key which layer
+gave it its value, so that `--dry-run` can say so and an error can name the place to mend.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from pydantic import BaseModel, ValidationError
+
+from mlx_align import embedded, methods
+from mlx_align.config import RunConfig, read_toml
+from mlx_align.errors import ConfigError
+
+ENV_PREFIX = "MLX_ALIGN_"
+EXCLUSIVE = (("train.epochs", "train.steps"),)
+"""Keys of which a run has exactly one: setting one in a layer unsets the other in the weaker layers."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # A first look: does this data teach this model anything?
+    "quick": {
+        "train.steps": 60,
+        "eval.every": 30,
+        "eval.rows": 64,
+        "adapter.rank": 8,
+        "data.max_length": 1024,
+    },
+    # The defaults, by name.
+    "balanced": {"train.epochs": 1.0, "eval.every": 50, "adapter.rank": 16, "data.max_length": 2048},
+    # Three passes with a larger adapter; evaluated often, and the best evaluation is kept.
+    "thorough": {
+        "train.epochs": 3.0,
+        "eval.every": 50,
+        "eval.rows": 512,
+        "adapter.rank": 32,
+        "data.max_length": 4096,
+        "eval.patience": 6,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values from one place: dotted key -> value, and the name a person knows that place by."""
+
+    origin: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A checked configuration, and for every dotted key the layer its value came from."""
+
+    config: RunConfig
+    origins: dict[str, str]
+
+    def items(self) -> Iterator[tuple[str, Any, str]]:
+        """(dotted key, value, origin) of every key, in the order of the schema."""
+        for key, value in flatten(self.config.model_dump(mode="json")).items():
+            yield key, value, self.origins.get(key, "default")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested tables.
+
+    Raises:
+        ConfigError: a key is used both as a value and as a table.
+    """
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split(".")
+        table = tree
+        for parent in parents:
+            table = table.setdefault(parent, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"'{parent}' is a value and cannot have keys below it", where=key)
+        table[last] = value
+    return tree
+
+
+def parse_value(text: str) -> Any:
+    """A value as written on the command line or in the environment: TOML, else the bare string."""
+    if text.lower() in ("none", "null", ""):
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def from_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """The values of `--set key=value` options.
+
+    Raises:
+        ConfigError: one has no "=", or a key is set twice.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ConfigError(
+                f"'{assignment}' is not key=value", where="--set", hint="Write, for example, --set optim.lr=1e-4."
+            )
+        if key in values:
+            raise ConfigError(f"'{key}' is set twice", where="--set", hint="Set it once.")
+        values[key] = parse_value(text.strip())
+    return values
+
+
+def from_environment(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Values from variables such as MLX_ALIGN_OPTIM__LR (two underscores stand for the dot)."""
+    environ = os.environ if environ is None else environ
+    return {
+        name.removeprefix(ENV_PREFIX).lower().replace("__", "."): parse_value(text)
+        for name, text in sorted(environ.items())
+        if name.startswith(ENV_PREFIX)
+    }
+
+
+def user_config_path() -> Path:
+    """The file with a person's own defaults; it need not exist."""
+    return platformdirs.user_config_path("mlx-align") / "config.toml"
+
+
+def _preset(name: str | None) -> list[Layer]:
+    if name is None:
+        return []
+    if name not in PRESETS:
+        raise ConfigError(
+            f"unknown preset '{name}'", where="--preset", hint=f"Choose one of: {', '.join(PRESETS)}."
+        )
+    return [Layer(f"preset {name}", PRESETS[name])]
+
+
+def _user_layer() -> list[Layer]:
+    path = user_config_path()
+    return [Layer(f"user config {path}", flatten(read_toml(path)))] if path.is_file() else []
+
+
+def gather(
+    method: str | None,
+    *,
+    flags: Mapping[str, Any],
+    file: Path | None = None,
+    preset: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> list[Layer]:
+    """All layers, weakest first.
+
+    Args:
+        method: the method the command names, or None where file or environment may name it.
+        flags: dotted key -> value as given on the command line; a value of None means "not set here".
+        file: the file given with -c.
+        preset: the preset's name.
+        environ: environment variables; None for the process's own.
+    """
+    strong = [
+        *_user_layer(),
+        *_preset(preset),
+        *([Layer(f"file {file}", flatten(read_toml(file)))] if file else []),
+        Layer("environment", from_environment(environ)),
+        Layer("flag", {**flags, **({"method.name": method} if method else {})}),
+    ]
+    _refuse_other_method(method, strong)
+    chosen = _strongest(strong, "method.name") or RunConfig().method.name
+    model = _strongest(strong, "model.path") or RunConfig().model.path
+    known = embedded.catalog().get(str(model), {}).get(str(chosen), {})
+    return [
+        *method_layers(str(chosen)),
+        *([Layer(f"catalog {model}", flatten(known))] if known else []),
+        *strong,
+    ]
+
+
+def method_layers(name: str) -> list[Layer]:
+    """What a method brings with it: its hyperparameters' defaults, and its own defaults for other keys."""
+    method = methods.get(name)
+    hyper = {f"method.{k}": v for k, v in method.hyperparameters().model_dump().items()}
+    return [Layer("default", {"method.name": name, **hyper}), Layer(f"method {name}", method.defaults)]
+
+
+def _refuse_other_method(method: str | None, layers: Sequence[Layer]) -> None:
+    for layer in layers:
+        named = layer.values.get("method.name")
+        if method and named and named != method:
+            raise ConfigError(
+                f"the command says '{method}' but this says '{named}'",
+                where=f"{layer.origin}, key 'method.name'",
+                hint=f"Run `mlx-align {named}`, or take the key out.",
+            )
+
+
+def _strongest(layers: Sequence[Layer], key: str) -> Any:
+    return next((layer.values[key] for layer in reversed(layers) if key in layer.values), None)
+
+
+def resolve(layers: Sequence[Layer]) -> Resolved:
+    """Merge the layers, weakest first, and check the whole.
+
+    Raises:
+        ConfigError: an unknown key, a value out of range, or values that conflict; `where` names the
+            key and the layer it came from.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        for key, other in [pair for pair in EXCLUSIVE] + [pair[::-1] for pair in EXCLUSIVE]:
+            if layer.values.get(key) is not None:
+                if layer.values.get(other) is not None:
+                    raise ConfigError(f"'{key}' and '{other}' are both set", where=layer.origin, hint="Set one.")
+                values[other], origins[other] = None, layer.origin
+        values.update(layer.values)
+        origins.update(dict.fromkeys(layer.values, layer.origin))
+    config = _validate(RunConfig, nest(values), "", origins)
+    method = methods.get(config.method.name)
+    _validate(method.hyperparameters, config.method.hyperparameters, "method.", origins)
+    _check_combinations(config, origins)
+    return Resolved(config, origins)
+
+
+def _check_combinations(config: RunConfig, origins: Mapping[str, str]) -> None:
+    def refuse(key: str, message: str, hint: str) -> None:
+        raise ConfigError(message, where=f"{key} ({origins.get(key, 'default')})", hint=hint)
+
+    if config.method.name == "sft" and config.eval.metric != "loss":
+        refuse("eval.metric", f"sft has no '{config.eval.metric}'", "Use eval.metric=loss.")
+    if config.eval.patience is not None and config.eval.every == 0:
+        refuse("eval.patience", "without evaluations there is nothing to be patient about", "Set eval.every.")
+    if config.adapter.start is not None:
+        for key in ("type", "rank", "scale", "modules", "layers", "dropout"):
+            if f"adapter.{key}" in origins and not origins[f"adapter.{key}"].startswith(("preset", "catalog")):
+                refuse(
+                    f"adapter.{key}", "the starting adapter decides this already", f"Leave adapter.{key} out."
+                )
+
+
+Model = BaseModel
+
+
+def _validate(
+    schema: type[Model], tree: Mapping[str, Any], prefix: str, origins: Mapping[str, str]
+) -> Any:
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = prefix + ".".join(str(part) for part in first["loc"] if _is_key(part))
+        raise _explain(key.rstrip("."), first, schema, origins) from None
+
+
+def _is_key(part: int | str) -> bool:
+    return isinstance(part, str) and "[" not in part and part not in ("int", "str")
+
+
+def _explain(
+    key: str, error: Any, schema: type[BaseModel], origins: Mapping[str, str]
+) -> ConfigError:
+    origin = origins.get(key) or next((o for k, o in origins.items() if k.startswith(f"{key}.")), "default")
+    where = f"{key} ({origin})" if key else origin
+    if error["type"] == "extra_forbidden":
+        return ConfigError("unknown key", where=where, hint=_closest(key, schema))
+    message = error["msg"].removeprefix("Value error, ")
+    if not isinstance(error["input"], dict | BaseModel):
+        message = f"{message}; got {json.dumps(error['input'], default=str)}"
+    return ConfigError(message, where=where, hint="`mlx-align config schema` lists every key and its values.")
+
+
+def _closest(key: str, schema: type[BaseModel]) -> str:
+    import difflib
+
+    known = list(flatten(RunConfig().model_dump()))
+    if schema is not RunConfig:
+        known = [f"method.{name}" for name in schema.model_fields]
+    near = difflib.get_close_matches(key, known, n=1)
+    if not near:
+        near = [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
+    listing = "`mlx-align config schema` lists every key."
+    return f"Did you mean '{near[0]}'? {listing}" if near else listing
