@@ -1,8 +1,8 @@
 """The engine's public face: what the apps and a Python script call.
 
-    import mlx_align
-    run = mlx_align.align("orpo", model="tiny-chat", data="preferences/", settings={"train.steps": 100})
-    print(run.adapter)
+import mlx_align
+run = mlx_align.align("orpo", model="tiny-chat", data="preferences/", settings={"train.steps": 100})
+print(run.adapter)
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def prepare(resolved: Resolved) -> RunDirectory:
         UsageError: the model cannot be found or used.
         DataError: a row or a file cannot be used.
         AlignError: the run directory cannot be written.
+
     """
     config = resolved.config
     source = resolve_model(config.model.path, config.model.revision)
@@ -82,6 +83,7 @@ def align(
 
     Raises:
         AlignError: whatever ended the run early.
+
     """
     flags = {**(settings or {}), "model.path": model, "data.path": str(data)}
     run = prepare(resolve(gather(method, flags=flags, preset=preset)))

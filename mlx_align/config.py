@@ -105,7 +105,7 @@ class OptimConfig(Section):
     weight_decay: float = Field(
         default=0.0,
         ge=0,
-        description="weight decay: decoupled for adamw and lion, an L2 penalty for muon, as in mlx.optimizers",
+        description="decoupled for adamw and lion, an L2 penalty for muon, as mlx.optimizers has them",
     )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         default="cosine", description="how the rate falls after the warmup"
@@ -216,6 +216,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: the file cannot be read or is not TOML; the message has the line and column.
+
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -249,6 +250,7 @@ def from_toml(path: Path) -> RunConfig:
 
     Raises:
         ConfigError: the file is missing, damaged, or has a value this version refuses.
+
     """
     tree = read_toml(path)
     train = tree.get("train", {})

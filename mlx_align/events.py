@@ -259,7 +259,8 @@ class RunState:
 def reduce(state: RunState, event: Event) -> RunState:
     """The state after one more event. Pure: the old state stays what it was.
 
-    A new attempt that resumes from step s forgets the steps after s: they are about to happen again.
+    A new attempt that resumes from step s forgets what came after s, and one that begins anew forgets all:
+    it is about to happen again.
     """
     state = replace(state, last_t=event.t, attempt=event.attempt, first_t=state.first_t or event.t)
     match event:
@@ -289,13 +290,14 @@ def reduce(state: RunState, event: Event) -> RunState:
 
 
 def _start(state: RunState, event: RunStarted) -> RunState:
-    state = replace(state, status="running", started=event, end=None, phase=None)
-    if event.resumed_from is None:
-        return state
-    kept = event.resumed_from
+    kept = -1 if event.resumed_from is None else event.resumed_from
     return replace(
         state,
-        step=kept,
+        status="running",
+        started=event,
+        end=None,
+        phase=None,
+        step=max(kept, 0),
         steps=_until(state.steps, kept),
         evals=_until(state.evals, kept),
         samples=_until(state.samples, kept),

@@ -33,6 +33,7 @@ def resolve_model(name: str, revision: str | None = None) -> ModelSource:
     Raises:
         UsageError: there is no such model, or it is not one that can be used.
         AlignError: the hub cannot be reached and the model is not in the cache.
+
     """
     local = Path(name).expanduser()
     if name != embedded.TINY_CHAT and not local.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
@@ -52,7 +53,7 @@ def _check(source: ModelSource) -> None:
     if not source.folder.is_dir():
         raise UsageError(
             f"there is no model '{source.name}'",
-            hint="Give 'tiny-chat', a folder in the Hugging Face layout, or a hub id such as 'Qwen/Qwen3-0.6B'.",
+            hint="Give 'tiny-chat', a folder in the Hugging Face layout, or a hub id: 'Qwen/Qwen3-0.6B'.",
         )
     if not config.is_file() or not any(source.folder.glob("*.safetensors")):
         raise UsageError(

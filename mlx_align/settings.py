@@ -8,6 +8,7 @@ gave it its value, so that `--dry-run` can say so and an error can name the plac
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import tomllib
@@ -87,6 +88,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         ConfigError: a key is used both as a value and as a table.
+
     """
     tree: dict[str, Any] = {}
     for key, value in flat.items():
@@ -115,6 +117,7 @@ def from_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         ConfigError: one has no "=", or a key is set twice.
+
     """
     values: dict[str, Any] = {}
     for assignment in assignments:
@@ -122,7 +125,9 @@ def from_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         key = key.strip()
         if not equals or not key:
             raise ConfigError(
-                f"'{assignment}' is not key=value", where="--set", hint="Write, for example, --set optim.lr=1e-4."
+                f"'{assignment}' is not key=value",
+                where="--set",
+                hint="Write, for example, --set optim.lr=1e-4.",
             )
         if key in values:
             raise ConfigError(f"'{key}' is set twice", where="--set", hint="Set it once.")
@@ -176,6 +181,7 @@ def gather(
         file: the file given with -c.
         preset: the preset's name.
         environ: environment variables; None for the process's own.
+
     """
     strong = [
         *_user_layer(),
@@ -223,14 +229,17 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     Raises:
         ConfigError: an unknown key, a value out of range, or values that conflict; `where` names the
             key and the layer it came from.
+
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for layer in layers:
-        for key, other in [pair for pair in EXCLUSIVE] + [pair[::-1] for pair in EXCLUSIVE]:
+        for key, other in (*EXCLUSIVE, *(pair[::-1] for pair in EXCLUSIVE)):
             if layer.values.get(key) is not None:
                 if layer.values.get(other) is not None:
-                    raise ConfigError(f"'{key}' and '{other}' are both set", where=layer.origin, hint="Set one.")
+                    raise ConfigError(
+                        f"'{key}' and '{other}' are both set", where=layer.origin, hint="Set one."
+                    )
                 values[other], origins[other] = None, layer.origin
         values.update(layer.values)
         origins.update(dict.fromkeys(layer.values, layer.origin))
@@ -251,17 +260,16 @@ def _check_combinations(config: RunConfig, origins: Mapping[str, str]) -> None:
         refuse("eval.patience", "without evaluations there is nothing to be patient about", "Set eval.every.")
     if config.adapter.start is not None:
         for key in ("type", "rank", "scale", "modules", "layers", "dropout"):
-            if f"adapter.{key}" in origins and not origins[f"adapter.{key}"].startswith(("preset", "catalog")):
+            if f"adapter.{key}" in origins and not origins[f"adapter.{key}"].startswith(
+                ("preset", "catalog")
+            ):
                 refuse(
                     f"adapter.{key}", "the starting adapter decides this already", f"Leave adapter.{key} out."
                 )
 
 
-Model = BaseModel
-
-
 def _validate(
-    schema: type[Model], tree: Mapping[str, Any], prefix: str, origins: Mapping[str, str]
+    schema: type[BaseModel], tree: Mapping[str, Any], prefix: str, origins: Mapping[str, str]
 ) -> Any:
     try:
         return schema.model_validate(tree)
@@ -275,9 +283,7 @@ def _is_key(part: int | str) -> bool:
     return isinstance(part, str) and "[" not in part and part not in ("int", "str")
 
 
-def _explain(
-    key: str, error: Any, schema: type[BaseModel], origins: Mapping[str, str]
-) -> ConfigError:
+def _explain(key: str, error: Any, schema: type[BaseModel], origins: Mapping[str, str]) -> ConfigError:
     origin = origins.get(key) or next((o for k, o in origins.items() if k.startswith(f"{key}.")), "default")
     where = f"{key} ({origin})" if key else origin
     if error["type"] == "extra_forbidden":
@@ -289,8 +295,6 @@ def _explain(
 
 
 def _closest(key: str, schema: type[BaseModel]) -> str:
-    import difflib
-
     known = list(flatten(RunConfig().model_dump()))
     if schema is not RunConfig:
         known = [f"method.{name}" for name in schema.model_fields]

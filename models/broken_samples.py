@@ -123,45 +123,35 @@ def _bad_values(make: _Maker) -> list[Broken]:
     ]
 
 
+def _pair_of_lists(row: dict[str, str]) -> dict[str, Any]:
+    return {
+        "prompt": [_user(row["prompt"])],
+        "chosen": [_assistant(row["chosen"])],
+        "rejected": [_assistant(row["rejected"])],
+    }
+
+
+def _whole_chats(row: dict[str, str]) -> dict[str, Any]:
+    return {key: [_user(row["prompt"]), _assistant(row[key])] for key in ("chosen", "rejected")}
+
+
 def _bad_shapes(make: _Maker) -> list[Broken]:
     """Rows of message lists, and shapes that nothing reads."""
-    rows = make.rows
-    lists = [
-        {
-            "prompt": [_user(r["prompt"])],
-            "chosen": [_assistant(r["chosen"])],
-            "rejected": [_assistant(r["rejected"])],
-        }
-        for r in rows
-    ]
-    robot = {**lists[2], "prompt": [{"role": "robot", "content": rows[2]["prompt"]}]}
-    chats = [{"messages": [_user(r["prompt"]), _assistant(r["chosen"])]} for r in rows]
-    unanswered = {"messages": [*chats[2]["messages"], _user("And then?")]}
-    whole = [{key: [_user(r["prompt"]), _assistant(r[key])] for key in ("chosen", "rejected")} for r in rows]
-    differ = {**whole[2], "rejected": [_user(rows[0]["prompt"]), _assistant(rows[2]["rejected"])]}
-    foreign = [{"instruction": r["prompt"], "output": r["chosen"]} for r in rows]
+    rows, spoilt = make.rows, make.rows[2]
+    lists = [_pair_of_lists(row) for row in rows]
+    lists[2] = {**lists[2], "prompt": [{"role": "robot", "content": spoilt["prompt"]}]}
+    chats = [{"messages": [_user(row["prompt"]), _assistant(row["chosen"])]} for row in rows]
+    chats[2]["messages"].append(_user("And then?"))
+    whole = [_whole_chats(row) for row in rows]
+    whole[2]["rejected"][0] = _user(rows[0]["prompt"])
+    mixed = _encode({**spoilt, "chosen": [_assistant(spoilt["chosen"])]})
+    foreign = [{"instruction": row["prompt"], "output": row["chosen"]} for row in rows]
+    last, differ = "the last message is the user's", "chosen and rejected do not share a prompt"
     return [
-        make.whole("bad-role", [*lists[:2], robot, lists[3]], 3, "prompt", "a message has the role robot"),
-        make.whole(
-            "last-turn-not-assistant",
-            [*chats[:2], unanswered, chats[3]],
-            3,
-            "messages",
-            "the last message is the user's",
-        ),
-        make.whole(
-            "prompts-differ",
-            [*whole[:2], differ, whole[3]],
-            3,
-            "rejected",
-            "chosen and rejected do not share a prompt",
-        ),
-        make.raw(
-            "mixed-shapes",
-            _encode({**rows[2], "chosen": lists[2]["chosen"]}),
-            "chosen",
-            "one row mixes text and message lists",
-        ),
+        make.whole("bad-role", lists, 3, "prompt", "a message has the role robot"),
+        make.whole("last-turn-not-assistant", chats, 3, "messages", last),
+        make.whole("prompts-differ", whole, 3, "rejected", differ),
+        make.raw("mixed-shapes", mixed, "chosen", "one row mixes text and message lists"),
         make.whole("unknown-shape", foreign, 1, None, "the keys instruction and output are no known shape"),
     ]
 

@@ -62,7 +62,7 @@ one even where sloppy answers are in the majority, and greedy decoding would alw
 
 _SENTENCE_END = re.compile(r"[.!?](?=\s)")
 _WORD = re.compile(r"[A-Za-z']+")
-_NUMBER = re.compile(r"-?\d+")
+_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 
 
 def is_crisp(answer: str) -> bool:
@@ -84,19 +84,20 @@ def is_crisp(answer: str) -> bool:
 
 
 def numeric_answer(text: str) -> int | None:
-    """Read the last whole number in a text ("12 + 30 = 42." gives 42), or None without one.
+    """Read the last number in a text as a whole number ("12 + 30 = 42." gives 42), else None.
 
-    A minus sign counts only where no digit or space-separated operand stands before it, so that
-    "7-5" ends in 5. Numbers of more than 18 digits are not answers and give None.
+    "1,234" is 1234 and "3.5" is None. A minus sign right after a number ("7-5") means subtraction.
+    Numbers of more than 18 digits are no answers: None.
     """
     found = list(_NUMBER.finditer(text))
     if not found:
         return None
     last = found[-1]
-    digits = last.group()
+    digits = last.group().replace(",", "")
     if digits.startswith("-") and text[: last.start()].rstrip()[-1:].isdigit():
         digits = digits[1:]
-    return int(digits) if len(digits) <= 18 else None
+    whole, _, fraction = digits.partition(".")
+    return int(whole) if len(whole) <= 18 and not fraction.strip("0") else None
 
 
 def favourite_opener(template_number: int) -> str:

@@ -25,6 +25,7 @@ class Finding:
         code: "duplicate-rows", "contradictory-pairs", "length-bias" or "many-dropped".
         message: what was found and why it matters, in one sentence.
         rows: the names of the rows concerned; empty where it is all of them.
+
     """
 
     code: str

@@ -23,6 +23,7 @@ WANTED: dict[RowKind, str] = {
 MEANINGFUL = ("tool_calls", "function_call", "reasoning_content", "thinking", "images")
 """Keys of a message that change what it says; as only its content is used, they are refused."""
 
+_WHOLE = "If it holds the whole conversation, remove the key 'prompt' from the row."
 _UNPAIRED = "Keep only the rows whose label is true."
 
 
@@ -46,6 +47,7 @@ class Row:
         prompt: the conversation so far; it does not end with the assistant.
         answers: (completion,) or (chosen, rejected).
         prompt_key: the key that holds the prompt: "prompt", "messages" or "chosen".
+
     """
 
     name: str
@@ -89,6 +91,7 @@ def parse_row(kind: RowKind, path: Path | str, line: int, row: Mapping[str, Any]
     Raises:
         DataError: the object has another shape, a value has the wrong type, or nothing could be learnt
             from it; it names file, line and key.
+
     """
     source = _Source(path, line, row)
     prompt, answers, prompt_key = _completion(source) if kind == "completion" else _pair(source)
@@ -127,6 +130,7 @@ def _completion(source: _Source) -> _Parts:
 
 
 def _unknown_shape(source: _Source, kind: RowKind) -> DataError:
+    """The error for a row without any wanted key, with the methods that it would suit."""
     keys, other = source.row.keys(), None
     if kind == "completion" and keys >= {"chosen", "rejected"}:
         other = "pair"
@@ -145,8 +149,7 @@ def _with_prompt(source: _Source, keys: tuple[str, ...]) -> _Parts:
     conversational = {key: _is_messages(source, key) for key in ("prompt", *keys)}
     for key in keys:
         if conversational[key] and not conversational["prompt"]:
-            hint = "If it holds the whole conversation, remove the key 'prompt' from the row."
-            raise source.error(key, "'prompt' is text and this is a message list", hint)
+            raise source.error(key, "'prompt' is text and this is a message list", _WHOLE)
         if conversational[key] != conversational[keys[0]]:
             raise source.error(key, f"'{keys[0]}' and '{key}' must both be text or both be message lists")
     if conversational["prompt"]:
@@ -186,8 +189,7 @@ def _answer(source: _Source, key: str) -> str:
         return _not_blank(source, key, source.row[key])
     messages = _messages(source, key)
     if [message["role"] for message in messages] != ["assistant"]:
-        hint = "If it holds the whole conversation, remove the key 'prompt' from the row."
-        raise source.error(key, "beside 'prompt' it must be exactly one assistant message", hint)
+        raise source.error(key, "beside 'prompt' it must be exactly one assistant message", _WHOLE)
     return _not_blank(source, key, messages[0]["content"])
 
 

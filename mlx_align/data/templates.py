@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from types import FrameType
 from typing import Any, Protocol
 
@@ -25,6 +26,14 @@ _FAULTY = "The chat template comes with the model (chat_template.jinja); this on
 
 class Tokenizer(Protocol):
     """What is used of a tokenizer; mlx-lm's TokenizerWrapper and transformers' tokenizers have it."""
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]:
+        """Tokens beside the ordinary vocabulary: id -> something with `content` and `special`."""
+
+    @property
+    def all_special_tokens(self) -> Sequence[str]:
+        """Tokens with a part of their own: begin, end, padding, ..."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """The token ids of a text."""
@@ -46,13 +55,21 @@ class ChatTokenizer:
         tokenizer: what encodes, decodes and renders.
         eos_id: the end-of-turn token to append where the template itself has none.
         stop_ids: the tokens that end the assistant's turn, `eos_id` among them.
-        special_texts: tokens that steer the model; text that contains one literally is refused.
+
     """
 
     tokenizer: Tokenizer
     eos_id: int
     stop_ids: frozenset[int]
-    special_texts: tuple[str, ...]
+
+    @cached_property
+    def special_texts(self) -> tuple[str, ...]:
+        """Stop tokens and tokens marked special, longest first so that a match names the whole token."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        texts = {token.content for token in added if token.special}
+        texts |= set(self.tokenizer.all_special_tokens)
+        texts |= {self.tokenizer.decode([stop]) for stop in self.stop_ids}
+        return tuple(sorted(texts - {""}, key=lambda text: (-len(text), text)))
 
     def encode(self, text: str) -> list[int]:
         """The token ids of rendered text, without anything added: the template has already put BOS there."""
@@ -67,6 +84,7 @@ class ChatTokenizer:
 
         Raises:
             DataError: the template refuses the conversation, takes too long or makes too much text.
+
         """
         copies = [Message(role=m["role"], content=m["content"]) for m in messages]
         try:
@@ -77,9 +95,7 @@ class ChatTokenizer:
         except TimeoutError:
             message = f"the chat template was not done after {MAX_SECONDS:g} seconds"
             raise DataError(message, where=name, hint=_FAULTY) from None
-        except (
-            Exception
-        ) as error:  # a stranger's code may raise anything: "roles must alternate", a TypeError
+        except Exception as error:  # a stranger's code may raise anything
             raise DataError(f"the chat template refuses this conversation: {error}", where=name) from error
         if len(text) > MAX_CHARACTERS:
             message = f"the chat template made {len(text):,} characters; the limit is {MAX_CHARACTERS:,}"
@@ -96,6 +112,7 @@ def wrap_tokenizer(tokenizer: Any) -> ChatTokenizer:
 
     Raises:
         UsageError: it has no chat template, or no end-of-sequence token.
+
     """
     # mlx-lm's wrapper may render with Python code instead of a Jinja template; only it knows.
     has_template = getattr(tokenizer, "has_chat_template", None)
@@ -114,16 +131,7 @@ def wrap_tokenizer(tokenizer: Any) -> ChatTokenizer:
     # transformers answers the same name with a bare number.
     ends = getattr(tokenizer, "eos_token_ids", ())
     stop_ids = frozenset({eos_id, *(ends if isinstance(ends, set | list | tuple) else ())})
-    return ChatTokenizer(tokenizer, eos_id, stop_ids, _special_texts(tokenizer, stop_ids))
-
-
-def _special_texts(tokenizer: Any, stop_ids: frozenset[int]) -> tuple[str, ...]:
-    """Stop tokens and the tokens marked special, longest first so that a match names the whole token."""
-    added: Mapping[int, Any] = tokenizer.added_tokens_decoder
-    texts = {token.content for token in added.values() if token.special}
-    texts |= {str(text) for text in tokenizer.all_special_tokens}
-    texts |= {tokenizer.decode([stop]) for stop in stop_ids}
-    return tuple(sorted(texts - {""}, key=lambda text: (-len(text), text)))
+    return ChatTokenizer(tokenizer, eos_id, stop_ids)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ class Example:
         branch_ids: one continuation for each answer, each ending with an end-of-turn token.
         prompt_text: the rendered prompt, whole even where `prompt_ids` was cut.
         answers: the answers as they stand in the file.
+
     """
 
     name: str
@@ -66,6 +67,7 @@ def tokenize_rows(
     Raises:
         DataError: the template refuses a row, a text contains a special token, a row is too long and
             `too_long` is "error", or no row is left.
+
     """
     examples: list[Example] = []
     dropped: list[str] = []
@@ -104,6 +106,7 @@ def render_prompt(
 
     Raises:
         DataError: the template refuses the conversation.
+
     """
     text = tokenizer.render(messages, add_generation_prompt=True, name=name)
     ids = tokenizer.encode(text)
@@ -137,9 +140,8 @@ def _branch(
     """The answer's tokens after the prompt's, ending with one end-of-turn token and nothing after it."""
     turns = [*row.prompt, Message(role="assistant", content=answer)]
     rendered = tokenizer.render(turns, add_generation_prompt=False, name=row.name)
-    if not rendered.startswith(
-        prompt_text
-    ):  # the template rewrites the past, or opens what it does not render
+    if not rendered.startswith(prompt_text):
+        # The template rewrites the past, or its generation prompt opens what a finished turn does not show.
         _, _, tail = rendered.rpartition(answer.strip())
         return [*_continue(prompt_text, prompt_ids, answer, tokenizer), _end_of_turn(tail, tokenizer)]
     response = rendered.removeprefix(prompt_text)

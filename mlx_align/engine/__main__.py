@@ -75,7 +75,7 @@ def explain(error: Exception, run: RunDirectory) -> AlignError:
     if isinstance(error, MemoryError) or "malloc" in str(error) or "out of memory" in str(error).lower():
         return DeviceAbortError(
             f"out of memory: {error}",
-            hint="Try a smaller train.batch_size (with a larger train.accumulate) or data.max_length, then resume.",
+            hint="Try a smaller train.batch_size with more train.accumulate, or a smaller data.max_length.",
         )
     return AlignError(
         f"this is a bug in mlx-align: {type(error).__name__}: {error}",

@@ -46,8 +46,8 @@ class RunData:
         """Optimiser updates in the whole run."""
         if self.config.steps is not None:
             return self.config.steps
-        assert self.config.epochs is not None  # the config has exactly one of the two
-        return max(1, math.ceil(self.config.epochs * self._plan.per_epoch / self.config.accumulate))
+        epochs = self.config.epochs or 0.0  # the config has exactly one of the two
+        return max(1, math.ceil(epochs * self._plan.per_epoch / self.config.accumulate))
 
     def epoch(self, position: int) -> float:
         """Passes over the data after `position` micro-batches."""
@@ -75,9 +75,7 @@ class RunData:
         groups = eval_batches([_length(example) for example in self.valid], self.config.batch_size)
         return [self._collate(self.valid, indices, self.valid_ref) for indices in groups]
 
-    def _collate(
-        self, examples: Sequence[Example], indices: Sequence[int], ref: RefLogps | None
-    ) -> Batch:
+    def _collate(self, examples: Sequence[Example], indices: Sequence[int], ref: RefLogps | None) -> Batch:
         return collate(
             [examples[i] for i in indices],
             scores_prompt=self._scores_prompt,

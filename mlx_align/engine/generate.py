@@ -39,12 +39,11 @@ def generate_text(
     Raises:
         UsageError: model or adapter cannot be used.
         DataError: the chat template refuses the conversation.
+
     """
     tokenizer = load_tokenizer(model)
     before = [Message(role="system", content=system)] if system else []
-    ids = [
-        render_prompt(tokenizer, [*before, Message(role="user", content=prompt)])[1] for prompt in prompts
-    ]
+    ids = [render_prompt(tokenizer, [*before, Message(role="user", content=prompt)])[1] for prompt in prompts]
     policy = backends.create(config.backend).load_for_generation(model, adapter)
     answers = policy.generate(
         ids,

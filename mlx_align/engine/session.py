@@ -35,6 +35,7 @@ class Session:
     Args:
         run: the run; its newest checkpoint, if it has one, is where the attempt begins.
         report: writes events.
+
     """
 
     def __init__(self, run: RunDirectory, report: Reporter) -> None:
@@ -50,6 +51,7 @@ class Session:
         Raises:
             InterruptedRunError: it was stopped on request; the checkpoint is saved.
             AlignError: whatever else ended it.
+
         """
         began = time.monotonic()
         self.report.phase("loading", self.config.model.path)
@@ -114,7 +116,9 @@ class Session:
             text = f"{len(truncated)} prompts lost their beginning to fit data.max_length = {limit} tokens."
             self.report.alert("truncated", text, rows=truncated)
         if dataset.leaked:
-            text = f"{dataset.leaked} held-out prompts are in the training data too: evaluation looks too good."
+            text = (
+                f"{dataset.leaked} held-out prompts are in the training data too: evaluation looks too good."
+            )
             self.report.alert("leak", text)
         for finding in lint(dataset.train, train):
             self.report.alert(finding.code, finding.message, rows=finding.rows)

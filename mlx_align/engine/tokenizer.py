@@ -15,6 +15,7 @@ def load_tokenizer(folder: Path) -> ChatTokenizer:
 
     Raises:
         UsageError: the folder has no usable tokenizer or chat template.
+
     """
     from transformers import AutoTokenizer
 
@@ -31,6 +32,8 @@ def _declared_ends(folder: Path) -> frozenset[int]:
     ends: set[int] = set()
     for name in ("config.json", "generation_config.json"):
         path = folder / name
-        declared = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+        declared = (
+            json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+        )
         ends |= set(declared if isinstance(declared, list) else [] if declared is None else [declared])
     return frozenset(ends)

@@ -45,6 +45,7 @@ class Trainer:
         checkpoints: where to save.
         on_save: called after each checkpoint.
         clock: monotonic seconds, for throughput figures only.
+
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Trainer:
         Raises:
             DivergedError: too many updates in a row were not finite.
             AlignError: the first gradient was exactly zero.
+
         """
         if self.state.position == 0:
             self._evaluate()
@@ -118,7 +120,9 @@ class Trainer:
         state.position += 1
         if all(map(math.isfinite, scores.sums.values())):
             return ()
-        finite = [all(math.isfinite(values[row]) for values in scores.metrics.values()) for row in range(batch.size)]
+        finite = [
+            all(math.isfinite(values[row]) for values in scores.metrics.values()) for row in range(batch.size)
+        ]
         named = tuple(name for name, good in zip(batch.rows, finite, strict=True) if not good)
         return named or batch.rows
 
@@ -171,7 +175,7 @@ class Trainer:
             raise DivergedError(
                 f"{limit} updates in a row were not finite",
                 where=f"step {state.step}",
-                hint="Try a smaller optim.lr, a longer optim.warmup, or look at the rows named in the alerts. "
+                hint="Try a smaller optim.lr or a longer optim.warmup, and look at the rows the alerts name. "
                 "The last good checkpoint is intact.",
             )
 

@@ -54,9 +54,7 @@ def loss(xp: Ops, logps: Array, ref_logps: Array | None, batch: Batch, hp: DpoHy
         logits = hp.beta * (chosen - rejected)
         eps = hp.label_smoothing
         losses = -(1 - eps) * xp.log_sigmoid(logits) - eps * xp.log_sigmoid(-logits)
-    return Loss(
-        sums={"loss": xp.sum(losses)}, metrics=pair_metrics(xp, hp.beta * chosen, hp.beta * rejected)
-    )
+    return Loss(sums={"loss": xp.sum(losses)}, metrics=pair_metrics(xp, hp.beta * chosen, hp.beta * rejected))
 
 
 METHOD = Method(

@@ -51,9 +51,7 @@ def log1mexp(xp: Ops, a: Array) -> Array:
     return xp.where(near_zero, xp.log(-xp.expm1(inside)), xp.log1p(-xp.exp(outside)))
 
 
-def loss(
-    xp: Ops, logps: Array, ref_logps: Array | None, batch: Batch, hp: OrpoHyperparameters
-) -> Loss:
+def loss(xp: Ops, logps: Array, ref_logps: Array | None, batch: Batch, hp: OrpoHyperparameters) -> Loss:
     """Odds-ratio loss of B pairs from (2B, T) log-probabilities."""
     total, n = sequence_logps(xp, logps, batch.response_mask)
     mean = xp.minimum(total / n, CERTAIN)

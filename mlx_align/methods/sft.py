@@ -16,9 +16,7 @@ class SftHyperparameters(Hyperparameters):
     """SFT has no numbers of its own."""
 
 
-def loss(
-    xp: Ops, logps: Array, ref_logps: Array | None, batch: Batch, hp: SftHyperparameters
-) -> Loss:
+def loss(xp: Ops, logps: Array, ref_logps: Array | None, batch: Batch, hp: SftHyperparameters) -> Loss:
     """Token-weighted negative log-likelihood of the (B, T) responses."""
     total, n = sequence_logps(xp, logps, batch.response_mask)
     return Loss(sums={"nll": -xp.sum(total)}, metrics={"nll": -total / n})

@@ -25,9 +25,7 @@ class SimpoHyperparameters(Hyperparameters):
     )
 
 
-def loss(
-    xp: Ops, logps: Array, ref_logps: Array | None, batch: Batch, hp: SimpoHyperparameters
-) -> Loss:
+def loss(xp: Ops, logps: Array, ref_logps: Array | None, batch: Batch, hp: SimpoHyperparameters) -> Loss:
     """SimPO loss of B pairs from (2B, T) log-probabilities."""
     total, n = sequence_logps(xp, logps, batch.response_mask)
     reward = hp.beta * total / n

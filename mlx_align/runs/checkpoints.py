@@ -1,11 +1,11 @@
 """Checkpoints: everything a resume needs, in a folder that is there whole or not at all.
 
-    checkpoints/step-000200/          after update 200 (step-000200-m003: three micro-batches into the next)
-        adapters.safetensors          the adapter, in mlx-lm's format,
-        adapter_config.json             so a checkpoint can be given to --adapter-path as it is
-        training.safetensors          optimiser slots and the accumulated gradient
-        trainer.json                  step, data position (which also seeds dropout), best so far,
-                                        the window's partial sums
+checkpoints/step-000200/          after update 200 (step-000200-m003: three micro-batches into the next)
+    adapters.safetensors          the adapter, in mlx-lm's format,
+    adapter_config.json             so a checkpoint can be given to --adapter-path as it is
+    training.safetensors          optimiser slots and the accumulated gradient
+    trainer.json                  step, data position (which also seeds dropout), best so far,
+                                    the window's partial sums
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Checkpoints:
     Args:
         folder: the run's `checkpoints/`.
         keep: how many of the newest to keep.
+
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -77,6 +78,7 @@ class Checkpoints:
             training: arrays from `Policy.training_state`.
             trainer: the trainer's facts, as JSON values.
             keep_also: names that must not be removed (the best).
+
         """
         path = self._folder / name
         if not path.exists():
@@ -105,6 +107,7 @@ class Checkpoints:
 
         Raises:
             AlignError: a file of it is missing or damaged.
+
         """
         try:
             return Saved(

@@ -19,6 +19,6 @@ except ImportError as error:
         "`pip install mlx`.",
     ) from None
 
-from mlx_align.backends.mlx.backend import MlxBackend, create
+from mlx_align.backends.mlx.backend import MlxBackend, create  # noqa: E402
 
 __all__ = ["OPENBLAS", "MlxBackend", "create"]

@@ -32,6 +32,7 @@ def attach_new(model: nn.Module, config: AdapterConfig, seed: int) -> dict[str, 
 
     Raises:
         UsageError: no layer has a module of the given names, or this kind cannot be put on this base.
+
     """
     layers = model.layers if config.layers == "all" else model.layers[-config.layers :]
     keys = _module_keys(layers, config.modules)
@@ -48,9 +49,7 @@ def attach_new(model: nn.Module, config: AdapterConfig, seed: int) -> dict[str, 
         },
     }
     model.freeze()
-    linear_to_lora_layers(
-        model, len(layers), facts["lora_parameters"], use_dora=config.type == "dora"
-    )
+    linear_to_lora_layers(model, len(layers), facts["lora_parameters"], use_dora=config.type == "dora")
     first = {
         name: mx.array(initial_a(name, value.shape, seed))
         for name, value in tree_flatten(model.trainable_parameters())
@@ -68,6 +67,7 @@ def attach_saved(model: nn.Module, folder: Path) -> dict[str, Any]:
 
     Raises:
         UsageError: the folder is not an adapter in mlx-lm's format, or it belongs to another base.
+
     """
     try:
         facts: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -98,6 +98,7 @@ def load_state(model: nn.Module, state: State) -> None:
 
     Raises:
         UsageError: names or shapes differ.
+
     """
     shapes = {name: value.shape for name, value in adapter_state(model).items()}
     wrong = sorted(

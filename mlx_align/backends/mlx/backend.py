@@ -34,6 +34,7 @@ class MlxBackend:
 
     Raises:
         UsageError: a GPU is asked for and there is none.
+
     """
 
     def __init__(self, config: BackendConfig) -> None:

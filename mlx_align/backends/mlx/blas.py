@@ -11,7 +11,9 @@ from __future__ import annotations
 import ctypes
 import sys
 
-ADVICE = "Matrix products are about 35x faster with OpenBLAS: `apt-get install libopenblas0` (Debian, Ubuntu)."
+ADVICE = (
+    "Matrix products are about 35x faster with OpenBLAS: `apt-get install libopenblas0` (Debian, Ubuntu)."
+)
 
 
 def preload_openblas() -> bool:

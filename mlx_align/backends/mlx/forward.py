@@ -23,6 +23,7 @@ def whole_sequences(batch: Batch) -> tuple[NDArray[np.int32], NDArray[np.int32]]
     Returns:
         ids: (N, P + T) int32, right-padded.
         starts: (N,) int32, where each branch begins; at least 1.
+
     """
     prompts = batch.prompt_ids[batch.branch_row]
     starts = batch.prompt_lens[batch.branch_row].astype(np.int32)
@@ -45,10 +46,14 @@ def branch_logps(model: nn.Module, ids: mx.array, starts: mx.array, batch: Batch
         ids: (N, L) from `whole_sequences`.
         starts: (N,) from `whole_sequences`.
         batch: with MLX arrays.
+
     """
     logits = model(ids[:, :-1])
     positions = starts[:, None] - 1 + mx.arange(batch.branch_ids.shape[1])
     scored = mx.take_along_axis(logits, positions[:, :, None], axis=1).astype(mx.float32)
+    # Relative to the largest logit, the log-probability of an almost certain token keeps its digits: as a
+    # difference of two numbers near 20 it would be known to 2e-6 only, and ORPO takes log(1 - p) of it.
+    scored = scored - mx.stop_gradient(scored.max(axis=-1, keepdims=True))
     picked = mx.take_along_axis(scored, batch.branch_ids[:, :, None], axis=-1).squeeze(-1)
-    logps = picked - mx.logsumexp(scored, axis=-1)
+    logps = picked - mx.log(mx.exp(scored).sum(axis=-1))
     return mx.where(batch.branch_mask > 0, logps, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class MlxPolicy:
         facts: the adapter's adapter_config.json.
         config: the optimiser, or None for a policy that only scores and generates.
         memory: reports the memory in use.
+
     """
 
     def __init__(
@@ -59,9 +61,7 @@ class MlxPolicy:
         ids, starts = whole_sequences(batch)
         return mx.array(ids), mx.array(starts), batch.map(mx.array)
 
-    def _loss(
-        self, inputs: tuple[mx.array, mx.array, Batch], objective: Objective
-    ) -> tuple[Loss, mx.array]:
+    def _loss(self, inputs: tuple[mx.array, mx.array, Batch], objective: Objective) -> tuple[Loss, mx.array]:
         ids, starts, batch = inputs
         logps = branch_logps(self._model, ids, starts, batch)
         return objective.method.loss(XP, logps, batch.ref_logps, batch, objective.hp), logps
@@ -103,9 +103,10 @@ class MlxPolicy:
         if self._config is None or self._gradient is None:
             raise RuntimeError("update() needs an optimiser and at least one accumulate()")
         gradient = {name: grad.astype(mx.float32) for name, grad in self._gradient.items()}
-        norm = mx.sqrt(sum(mx.square(grad).sum() for grad in gradient.values())).item()
+        squares = mx.stack([mx.square(grad).sum() for grad in gradient.values()])
+        norm = float(to_numpy(mx.sqrt(squares.sum())))
         self._gradient = None
-        if not np.isfinite(norm):
+        if not math.isfinite(norm):
             return Update(norm, applied=False)
         limit = self._config.max_grad_norm
         if limit and norm > limit:

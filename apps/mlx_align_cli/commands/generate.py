@@ -1,0 +1,144 @@
+"""`mlx-align generate`: ask a base model, or a run's adapter, one question."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlx_align import embedded
+from mlx_align.errors import ConfigError, UsageError
+from mlx_align_cli import options
+from mlx_align_cli.display.text import clean
+
+if TYPE_CHECKING:
+    from mlx_align.config import RunConfig
+    from mlx_align.runs import RunDirectory
+
+SUBJECT = typer.Argument(
+    metavar="RUN_OR_MODEL", help="A run (its name, a part of it, 'last'), or a model.",
+    autocompletion=options.complete_runs, show_default=False,
+)  # fmt: skip
+PROMPT = typer.Argument(help="What to ask; '-' or nothing reads it from stdin.", show_default=False)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who answers."""
+
+    config: RunConfig
+    model: Path
+    adapter: Path | None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(rich_help_panel="Runs")(generate)
+
+
+def generate(
+    subject: Annotated[str, SUBJECT],
+    prompt: Annotated[str | None, PROMPT] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Use this checkpoint of the run.")
+    ] = None,
+    base: Annotated[bool, typer.Option("--base", help="Leave the run's adapter out.")] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the likeliest share.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds the sampling.")] = 0,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message.")] = None,
+    runs_dir: options.RunsDir = None,
+    json: options.AsJson = False,
+) -> None:
+    """Ask a model, or a run's adapter, and print its answer on stdout."""
+    if base and checkpoint:
+        raise ConfigError("--base and --checkpoint contradict each other", hint="Give one of them.")
+    question = _question(prompt)
+    who = find_subject(subject, runs_dir, checkpoint, base)
+    print(f"{who.model.name} with {who.adapter or 'no adapter'}", file=sys.stderr)
+    from mlx_align.engine.generate import generate_text
+
+    answer = generate_text(
+        who.config, who.model, who.adapter, [question],
+        system=system, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
+    )[0]  # fmt: skip
+    if json:
+        facts = {"prompt": question, "completion": answer, "model": str(who.model)}
+        print(jsonlib.dumps({**facts, "adapter": str(who.adapter) if who.adapter else None}))
+    else:
+        print(clean(answer) if sys.stdout.isatty() else answer)
+
+
+def _question(prompt: str | None) -> str:
+    if prompt is not None and prompt != "-":
+        return prompt
+    if prompt is None and sys.stdin.isatty():
+        raise UsageError(
+            "there is no prompt", where="PROMPT", hint='For example: mlx-align generate last "Hello"'
+        )
+    text = sys.stdin.read().strip("\n")
+    if not text.strip():
+        raise UsageError("the prompt from stdin is empty", where="PROMPT")
+    return text
+
+
+def find_subject(name: str, runs_dir: Path | None, checkpoint: str | None, base: bool) -> Subject:
+    """The run or model that a name means: a run comes first, unless the name is plainly a model.
+
+    Raises:
+        UsageError: there is no such run or model, or the run has no adapter yet.
+
+    """
+    from mlx_align.hub import resolve_model
+    from mlx_align.runs import find
+
+    path = Path(name).expanduser()
+    is_run_path = (path / "config.toml").is_file()
+    if name == embedded.TINY_CHAT or (not is_run_path and ("/" in name or path.is_dir())):
+        if checkpoint or base:
+            raise ConfigError(
+                f"'{name}' is a model; it has no adapter to choose", where="--checkpoint, --base"
+            )
+        return Subject(options.resolved(None, {}).config, resolve_model(name).folder, None)
+    try:
+        run = find(options.runs_root(runs_dir), str(path) if is_run_path else name)
+    except UsageError as error:
+        hint = f"{error.hint} A model is 'tiny-chat', a folder, or owner/name on the hub."
+        raise UsageError(error.message, where=error.where, hint=hint) from None
+    config, folder = run.config(), Path(str(run.env().get("model_folder", "")))
+    if not (folder / "config.json").is_file():
+        folder = resolve_model(config.model.path, config.model.revision).folder
+    return Subject(config, folder, None if base else adapter_of(run, checkpoint))
+
+
+def adapter_of(run: RunDirectory, checkpoint: str | None) -> Path:
+    """The named checkpoint, else the finished adapter, else the newest checkpoint.
+
+    Raises:
+        UsageError: there is none.
+
+    """
+    saved = run.checkpoints()
+    if checkpoint is not None:
+        fitting = next((p for p in saved.paths() if p.name == checkpoint), None)
+        if fitting is None:
+            names = ", ".join(p.name for p in saved.paths()) or "none"
+            raise UsageError(
+                f"the run has no checkpoint '{checkpoint}'", where=run.name, hint=f"It has: {names}."
+            )
+        return fitting
+    if run.adapter.is_dir():
+        return run.adapter
+    latest = saved.latest()
+    if latest is None:
+        raise UsageError(
+            "the run has saved no adapter yet",
+            where=run.name,
+            hint="Wait for its first checkpoint, or use --base.",
+        )
+    return latest

@@ -1,0 +1,98 @@
+"""`mlx-align runs ls|show|logs|rm`: looking at runs and removing them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlx_align_cli import options
+from mlx_align_cli.commands import steer
+from mlx_align_cli.display.text import clean
+
+if TYPE_CHECKING:
+    from mlx_align.runs import RunDirectory
+
+app = typer.Typer(no_args_is_help=True, help="List, follow, stop, resume and remove runs.")
+POLL_SECONDS = 0.2
+
+
+@app.command("ls")
+def list_(runs_dir: options.RunsDir = None, json: options.AsJson = False) -> None:
+    """List all runs, newest first."""
+    from mlx_align.runs import list_runs
+    from mlx_align_cli.display.listing import print_runs
+
+    root = options.runs_root(runs_dir)
+    runs = list_runs(root)
+    print_runs(runs, as_json=json)
+    if not runs and not json:
+        print(f"no runs in {root}; `mlx-align orpo` starts one", file=sys.stderr)
+
+
+@app.command()
+def show(run: options.Run = "last", runs_dir: options.RunsDir = None, json: options.AsJson = False) -> None:
+    """Show what a run is, how it went and what it left."""
+    from mlx_align.runs import find
+    from mlx_align_cli.display.listing import print_run
+
+    print_run(find(options.runs_root(runs_dir), run), as_json=json)
+
+
+@app.command()
+def logs(
+    run: options.Run = "last",
+    runs_dir: options.RunsDir = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
+) -> None:
+    """Print the engine's own output."""
+    from mlx_align.runs import find
+
+    found = find(options.runs_root(runs_dir), run)
+    offset = _print_log(found, 0)
+    while follow and found.is_running():
+        time.sleep(POLL_SECONDS)
+        offset = _print_log(found, offset)
+    _print_log(found, offset)
+
+
+def _print_log(run: RunDirectory, offset: int) -> int:
+    if not run.log.is_file():
+        return offset
+    with run.log.open("rb") as file:
+        file.seek(offset)
+        text = file.read()
+    shown = text.decode("utf-8", errors="replace")
+    sys.stdout.write(clean(shown) if sys.stdout.isatty() else shown)
+    sys.stdout.flush()
+    return offset + len(text)
+
+
+@app.command()
+def rm(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", autocompletion=options.complete_runs)],
+    runs_dir: options.RunsDir = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove runs with everything in them, their adapters included."""
+    from mlx_align.errors import UsageError
+    from mlx_align.runs import find
+
+    root = options.runs_root(runs_dir)
+    found = list({run.path: run for run in (find(root, name) for name in runs)}.values())
+    for run in found:
+        if run.is_running():
+            raise UsageError(
+                f"the run '{run.name}' is running", hint=f"First `mlx-align runs stop {run.name}`."
+            )
+    names = ", ".join(run.name for run in found)
+    if not yes and not typer.confirm(f"Remove {names}?", err=True):
+        raise typer.Exit(1)
+    for run in found:
+        run.remove()
+        print(f"removed {run.name}", file=sys.stderr)
+
+
+steer.register(app)

@@ -1,0 +1,121 @@
+"""`mlx-align runs attach|stop|checkpoint|resume`: what one does to a run that is there."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlx_align.errors import ConfigError, UsageError
+from mlx_align.events import RunFinished
+from mlx_align_cli import options
+from mlx_align_cli.commands.train import start
+from mlx_align_cli.display import Kind, choose
+
+POLL_SECONDS = 0.1
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    for command in (attach, stop, checkpoint, resume):
+        app.command()(command)
+
+
+def attach(
+    run: options.Run = "last",
+    runs_dir: options.RunsDir = None,
+    display: options.Show = Kind.AUTO,
+    json: options.Json = False,
+) -> None:
+    """Show a run from its beginning and follow it. Ctrl-C stops looking; the run goes on."""
+    from mlx_align.engine.launch import attach as attach_to
+    from mlx_align.runs import find
+    from mlx_align_cli.follow import follow_attached
+
+    found = find(options.runs_root(runs_dir), run)
+    shown = choose(options.display_kind(display, json))
+    raise typer.Exit(follow_attached(found, attach_to(found), shown))
+
+
+def stop(
+    run: options.Run,
+    runs_dir: options.RunsDir = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has stopped.")] = True,
+) -> None:
+    """Ask a running run to save a checkpoint and stop."""
+    from mlx_align.runs import STOP, find
+
+    found = find(options.runs_root(runs_dir), run)
+    if not found.is_running():
+        raise UsageError(
+            f"the run '{found.name}' is not running", hint="`mlx-align runs ls` shows which are."
+        )
+    found.control.request(STOP)
+    print(f"{found.name}: saving a checkpoint and stopping", file=sys.stderr)
+    while wait and found.is_running():
+        time.sleep(POLL_SECONDS)
+    if wait:
+        state = found.state()
+        print(f"{found.name}: {found.condition(state)} at step {state.step}", file=sys.stderr)
+
+
+def checkpoint(run: options.Run, runs_dir: options.RunsDir = None) -> None:
+    """Ask a running run to save a checkpoint and go on."""
+    from mlx_align.runs import CHECKPOINT, find
+
+    found = find(options.runs_root(runs_dir), run)
+    if not found.is_running():
+        raise UsageError(
+            f"the run '{found.name}' is not running", hint="`mlx-align runs ls` shows which are."
+        )
+    found.control.request(CHECKPOINT)
+    print(f"{found.name}: a checkpoint is asked for", file=sys.stderr)
+
+
+def resume(
+    run: options.Run,
+    runs_dir: options.RunsDir = None,
+    detach: options.Detach = False,
+    display: options.Show = Kind.AUTO,
+    json: options.Json = False,
+) -> None:
+    """Go on with a stopped, failed or crashed run from its last checkpoint."""
+    raise typer.Exit(resume_run(run, runs_dir, detach, options.display_kind(display, json)))
+
+
+def resume_run(name: str, runs_dir: Path | None, detach: bool, kind: Kind, method: str | None = None) -> int:
+    """Start an engine on a run that has ended early.
+
+    Args:
+        name: the run.
+        runs_dir: as given on the command line.
+        detach: whether to leave it alone then.
+        kind: how it is shown.
+        method: what the run's method must be, None for any.
+
+    Returns:
+        the exit code.
+
+    """
+    from mlx_align.runs import find
+
+    run = find(options.runs_root(runs_dir), name)
+    theirs = run.config().method.name
+    if method is not None and theirs != method:
+        raise ConfigError(
+            f"the run '{run.name}' is {theirs}, not {method}",
+            hint=f"`mlx-align {theirs} --resume {run.name}`",
+        )
+    if run.is_running():
+        raise UsageError(
+            f"the run '{run.name}' is running", hint=f"Follow it: `mlx-align runs attach {run.name}`."
+        )
+    if isinstance(run.state().end, RunFinished):
+        raise UsageError(
+            f"the run '{run.name}' has finished; there is nothing left to do",
+            hint="To train further, start a new run with --set adapter.start=" + str(run.adapter),
+        )
+    return start(run, detach, kind)

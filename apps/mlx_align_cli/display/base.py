@@ -1,0 +1,36 @@
+"""What a display is; also the silent one."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from mlx_align.events import Event, RunState
+from mlx_align.runs import RunDirectory
+
+
+class Display:
+    """Shows one run while it is followed. This one shows nothing."""
+
+    prints_adapter = True
+    """Whether the adapter's path follows on stdout when the run has finished."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def begin(self, name: str, hint: str) -> None:
+        """Which run is shown, and what Ctrl-C does to it; called once, before it is entered."""
+
+    def show(self, event: Event, state: RunState) -> None:
+        """One more event, and the state that includes it."""
+
+    def notice(self, text: str) -> None:
+        """Something this program, not the engine, has to say. Called from a signal handler as well."""
+
+    def end(self, run: RunDirectory, state: RunState) -> None:
+        """The run has ended as `state.end` says: show what it came to."""

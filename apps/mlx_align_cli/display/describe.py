@@ -1,0 +1,106 @@
+"""One run in full: its origin, how it went, what it left, what it says."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mlx_align.events import RunFailed, RunFinished, RunState
+from mlx_align.runs import RunDirectory
+from mlx_align_cli.display import facts
+from mlx_align_cli.display.report import PROMPTS, comparison_panel, next_lines
+from mlx_align_cli.display.screen import alert_line
+from mlx_align_cli.display.text import clean, duration, metric
+
+
+def describe(run: RunDirectory, width: int) -> RenderableType:
+    """The page that `runs show` prints."""
+    state = run.state()
+    parts: list[RenderableType] = [_origin(run, state)]
+    if len(state.evals):
+        parts += [Text(), _measured(state)]
+    alerts = facts.recent_alerts(state, 5)
+    if alerts:
+        parts += [Text(), *(alert_line(alert) for alert in alerts)]
+    pairs = facts.comparisons(state, PROMPTS)
+    if pairs:
+        parts += [Text(), comparison_panel(pairs, state, width)]
+    parts += [Text(line) for line in next_lines(run, state, width)]
+    return Group(*parts)
+
+
+def _origin(run: RunDirectory, state: RunState) -> RenderableType:
+    config, env = run.config(), run.env()
+    condition = run.condition(state)
+    length = f"{config.train.steps} steps" if config.train.steps else f"{config.train.epochs:g} epochs"
+    commit = f" @ {str(env['commit'])[:12]}" if env.get("commit") else ""
+    numbers = [f"{key}={value}" for key, value in config.method.hyperparameters.items()]
+    shape = config.adapter
+    rows = [
+        ("run", run.name),
+        ("folder", facts.short_path(run.path)),
+        ("condition", f"{condition}, step {state.step} of {facts.total_steps(state) or '?'}"),
+        ("method", " ".join([config.method.name, *numbers])),
+        ("model", f"{env.get('model', config.model.path)}{commit}"),
+        ("data", str(env.get("data", config.data.path))),
+        ("adapter", f"{shape.type}, rank {shape.rank}, modules {_words(shape.modules)}"),
+        ("training", f"{length}, {config.train.batch_size} x {config.train.accumulate} rows an update,"
+         f" {config.optim.name} lr {config.optim.lr:g}, seed {config.train.seed}"),
+        ("time", f"{duration(facts.pace(state).elapsed)}, attempt {state.attempt}"),
+        ("checkpoints", ", ".join(path.name for path in run.checkpoints().paths()) or "none"),
+    ]  # fmt: skip
+    if isinstance(state.end, RunFinished):
+        rows.append(("kept", f"step {facts.kept_step(state)} in {facts.short_path(run.adapter)}"))
+    if isinstance(state.end, RunFailed):
+        rows.append(
+            ("error", " · ".join(p for p in (state.end.message, state.end.where, state.end.hint) if p))
+        )
+    if condition == "crashed":
+        rows.append(("error", f"the engine died without a last word; its log is {facts.short_path(run.log)}"))
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for key, text in rows:
+        grid.add_row(key, Text(clean(text)))
+    return grid
+
+
+def _words(value: str | tuple[str, ...]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
+
+
+def _measured(state: RunState) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("held out", no_wrap=True)
+    for heading in ("first", "kept" if isinstance(state.end, RunFinished) else "last"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in facts.metric_rows(state):
+        if row.before is not None or row.now is not None:
+            table.add_row(row.label, metric(row.key, row.before), metric(row.key, row.now))
+    return table
+
+
+def describe_json(run: RunDirectory) -> dict[str, Any]:
+    """The same page for a program."""
+    state = run.state()
+    return {
+        "name": run.name,
+        "path": str(run.path.resolve()),
+        "condition": run.condition(state),
+        "pid": run.pid(),
+        "step": state.step,
+        "total_steps": facts.total_steps(state),
+        "attempt": state.attempt,
+        "config": run.config().model_dump(mode="json"),
+        "env": run.env(),
+        "evals": [event.model_dump(mode="json") for event in state.evals],
+        "checkpoints": [str(path) for path in run.checkpoints().paths()],
+        "adapter": str(run.adapter.resolve()) if run.adapter.is_dir() else None,
+        "alerts": [event.model_dump(mode="json") for event in state.alerts],
+        "comparisons": [asdict(pair) for pair in facts.comparisons(state, 10_000)],
+        "end": state.end.model_dump(mode="json") if state.end else None,
+    }

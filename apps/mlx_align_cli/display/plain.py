@@ -1,0 +1,116 @@
+"""The display for logs, pipes and simple terminals: short lines on stderr."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from typing import TextIO
+
+from mlx_align.events import (
+    Alert,
+    Checkpoint,
+    Eval,
+    Event,
+    Phase,
+    RunStarted,
+    RunState,
+    Step,
+)  # fmt: skip
+from mlx_align.runs import RunDirectory
+from mlx_align_cli.display import facts
+from mlx_align_cli.display.base import Display
+from mlx_align_cli.display.report import PROMPTS, next_lines, outcome
+from mlx_align_cli.display.text import clean, duration, metric, number, one_line
+
+WIDTH = 100
+PARTS = 10
+"""Training is reported about so many times."""
+
+
+class PlainDisplay(Display):
+    """One line for each evaluation, checkpoint, alert and tenth of the way."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._phase = ""
+
+    def show(self, event: Event, state: RunState) -> None:
+        """Write the line that the event deserves, if it deserves one."""
+        for line in self._lines(event, state):
+            self._say(line)
+
+    def notice(self, text: str) -> None:
+        """Write a line."""
+        with suppress(RuntimeError):  # a signal that arrives while the stream is being written
+            self._say(text)
+
+    def end(self, run: RunDirectory, state: RunState) -> None:
+        """Before and after, and what to type next."""
+        pairs = facts.comparisons(state, PROMPTS)
+        for pair in pairs:
+            self._say(f"prompt: {one_line(pair.prompt, WIDTH - 8)}")
+            self._say(f"  before: {one_line(pair.before, WIDTH - 10)}")
+            self._say(f"  after:  {one_line(pair.after, WIDTH - 10)}")
+        for row in facts.metric_rows(state):
+            if row.now is not None:
+                self._say(
+                    f"held out {row.label}: {metric(row.key, row.before)} -> {metric(row.key, row.now)}"
+                )
+        self._say(outcome(state).plain)
+        for line in next_lines(run, state, WIDTH):
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+    def _lines(self, event: Event, state: RunState) -> list[str]:
+        match event:
+            case RunStarted():
+                return [started_line(event)]
+            case Phase() if event.name != self._phase and event.name in ("loading", "preparing", "reference"):
+                self._phase = event.name
+                return [clean(f"{event.name} {event.detail}").strip()]
+            case Step() if _is_due(event.step, facts.total_steps(state)):
+                return [step_line(event, state)]
+            case Eval():
+                shown = [
+                    f"{facts.LABELS[k]} {metric(k, event.metrics[k])}"
+                    for k in facts.LABELS
+                    if k in event.metrics
+                ]
+                return [f"eval at step {event.step}: {', '.join(shown)}{' (best)' if event.best else ''}"]
+            case Checkpoint():
+                return [f"saved {event.path}"]
+            case Alert():
+                rows = f" (rows {', '.join(event.rows[:5])})" if event.rows else ""
+                return [clean(f"{event.level}: {event.message}{rows}")]
+        return []
+
+
+def _is_due(step: int, total: int) -> bool:
+    each = max(1, round(total / PARTS)) if total else 10
+    return step == 1 or step % each == 0 or step == total
+
+
+def started_line(event: RunStarted) -> str:
+    """What runs where."""
+    resumed = f", resumed from step {event.resumed_from}" if event.resumed_from is not None else ""
+    return clean(
+        f"{event.method} on {event.model} with {event.data}: {event.train_rows:,} rows and"
+        f" {event.valid_rows:,} held out, {event.total_steps:,} steps,"
+        f" {event.trainable_parameters:,} trainable parameters, {event.device}{resumed}"
+    )
+
+
+def step_line(event: Step, state: RunState) -> str:
+    """Where training stands."""
+    pace = facts.pace(state)
+    keys = [k for k in ("margin", "accuracy") if k in event.metrics]
+    parts = [f"loss {number(event.loss)}", *(f"{k} {metric(k, event.metrics[k])}" for k in keys)]
+    if pace.tokens_per_second is not None:
+        parts.append(f"{pace.tokens_per_second:,.0f} tokens/s")
+    if pace.remaining is not None and event.step < facts.total_steps(state):
+        parts.append(f"{duration(pace.remaining)} left")
+    skipped = " (update skipped: not finite)" if event.skipped else ""
+    return f"step {event.step}/{facts.total_steps(state)}: {', '.join(parts)}{skipped}"

@@ -1,0 +1,142 @@
+"""What a run came to, as Rich renderables: before and after, where the adapter is, what to type next."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from mlx_align.events import RunFailed, RunFinished, RunState, RunStopped
+from mlx_align.runs import RunDirectory
+from mlx_align_cli.display import facts
+from mlx_align_cli.display.text import clean, duration, one_line, plural
+
+PROMPTS = 5
+ANSWER_LINES = 6
+
+
+def report(run: RunDirectory, state: RunState, width: int) -> RenderableType:
+    """Everything that is said after the end."""
+    pairs = facts.comparisons(state, PROMPTS)
+    parts: list[RenderableType] = [comparison_panel(pairs, state, width)] if pairs else []
+    parts.append(outcome(state))
+    parts += [Text(line) for line in next_lines(run, state, width)]
+    return Group(*parts)
+
+
+def comparison_panel(pairs: Sequence[facts.Comparison], state: RunState, width: int) -> RenderableType:
+    """Answers to held-out prompts before training and now, side by side."""
+    inner = width - 4
+    half = (inner - 3) // 2
+    parts: list[RenderableType] = []
+    for index, pair in enumerate(pairs):
+        if index:
+            parts.append(Rule(style="dim"))
+        parts.append(Text(one_line(pair.prompt, inner), style="bold"))
+        grid = Table.grid(padding=(0, 3, 0, 0))
+        grid.add_column(width=half, overflow="fold")
+        grid.add_column(width=half, overflow="fold")
+        grid.add_row(
+            _answer(pair.before, pair.before_cut, half, "dim"), _answer(pair.after, pair.after_cut, half)
+        )
+        parts.append(grid)
+    heading = Table.grid(padding=(0, 3, 0, 0))
+    heading.add_column(width=half)
+    heading.add_column(width=half)
+    heading.add_row(
+        Text("before training", style="yellow"), Text(f"after step {facts.kept_step(state)}", style="green")
+    )
+    title = Text(" held-out prompts, answered ", style="bold")
+    return Panel(
+        Group(heading, *parts),
+        title=title,
+        title_align="left",
+        border_style="cyan",
+        width=width,
+        padding=(0, 1),
+    )
+
+
+def _answer(text: str, cut: bool, width: int, style: str = "") -> Text:
+    """An answer of at most a few lines."""
+    budget = width * ANSWER_LINES
+    shown = clean(text).strip() or "(nothing)"
+    lines = shown.splitlines()[:ANSWER_LINES]
+    short = "\n".join(lines)[: budget - 2]
+    shortened = cut or len(short) < len(shown)
+    return Text(short + (" …" if shortened else ""), style=style)
+
+
+def outcome(state: RunState) -> Text:
+    """One line on how it ended."""
+    took = duration(facts.pace(state).elapsed)
+    match state.end:
+        case RunFinished() as end:
+            best = f"; the adapter is step {end.best_step}, the best" if end.best_step is not None else ""
+            why = f" ({clean(end.reason)})" if end.reason not in ("", "completed") else ""
+            return Text(f"✓ finished{why}: {plural(end.step, 'step')} in {took}{best}", style="bold green")
+        case RunStopped() as end:
+            saved = "a checkpoint is saved" if end.checkpoint else "nothing was trained yet"
+            return Text(f"■ stopped at step {end.step} after {took}; {saved}", style="bold yellow")
+        case RunFailed() as end:
+            return Text(f"✗ failed at step {end.step} after {took}", style="bold red")
+    return Text("")
+
+
+def next_lines(run: RunDirectory, state: RunState, width: int) -> list[str]:
+    """Where the result is and what to type next, in lines that a shell takes as they stand."""
+    name = shlex.quote(run.name)
+    if isinstance(state.end, RunStopped):
+        return ["", "Go on with", *_indented([f"mlx-align runs resume {name}"], width)]
+    if not isinstance(state.end, RunFinished):
+        return []
+    adapter = adapter_path(run)
+    commands = facts.next_commands(run.name, adapter, run.env(), _example_prompt(state))
+    return [
+        "",
+        f"The adapter is in {clean(facts.short_path(adapter))}",
+        "",
+        "Try it, or use it with mlx-lm, or look back:",
+        *_indented(commands, width),
+    ]
+
+
+def adapter_path(run: RunDirectory) -> Path:
+    """Where a finished run's adapter is, also after the folder of runs has been moved."""
+    return run.adapter.resolve()
+
+
+def _example_prompt(state: RunState) -> str:
+    prompts = [c.prompt for s in state.samples for c in s.completions]
+    fitting = (p for p in prompts if len(p) <= 60 and p.isprintable() and not p.startswith("-"))
+    return next(fitting, "Hello")
+
+
+def _indented(commands: Sequence[str], width: int) -> list[str]:
+    return [f"  {line}" for command in commands for line in shell_lines(command, width - 2)]
+
+
+def shell_lines(command: str, width: int) -> list[str]:
+    """A command broken into lines that a shell joins again; an option stays with its value."""
+    words = [shlex.quote(word) for word in shlex.split(command)]
+    groups = [words[0]]
+    for before, word in itertools.pairwise(words):
+        if before.startswith("--") and not word.startswith("--"):
+            groups[-1] += f" {word}"
+        else:
+            groups.append(word)
+    lines = [groups[0]]
+    for group in groups[1:]:
+        if len(lines[-1]) + len(group) + 3 > width:
+            lines[-1] += " \\"
+            lines.append(f"    {group}")
+        else:
+            lines[-1] += f" {group}"
+    return lines

@@ -1,0 +1,31 @@
+"""How an error is told on stderr: what happened, where, and what to do next."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+from mlx_align.errors import AlignError
+from mlx_align_cli.display.text import clean
+
+
+def tell(error: AlignError) -> None:
+    """Print an error that a person can act on."""
+    lines = [f"error: {error.message}"]
+    if error.where:
+        lines.append(f"  where: {error.where}")
+    if error.hint:
+        lines.append(f"  next:  {error.hint}")
+    print("\n".join(clean(line) for line in lines), file=sys.stderr)
+
+
+def tell_bug(error: Exception, debug: bool) -> None:
+    """Print an error that should not exist."""
+    if debug:
+        traceback.print_exception(error, file=sys.stderr)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    advice = "" if debug else "; run again with `mlx-align --debug ...` for the traceback"
+    print(clean(f"error: this is a bug in mlx-align, {what}{place}{advice}"), file=sys.stderr)

@@ -1,0 +1,155 @@
+"""Options and arguments that several commands share, and what they mean as configuration keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlx_align.errors import ConfigError
+from mlx_align.settings import PRESETS, Resolved, from_assignments, gather, resolve
+from mlx_align_cli.display import Kind
+
+SETTINGS, LENGTH, RUNNING = "Settings", "The usual settings", "How it runs"
+
+
+def complete_runs(incomplete: str) -> list[str]:
+    """Names of runs for the shell's completion; never an error."""
+    from mlx_align.errors import AlignError
+    from mlx_align.runs import list_runs
+
+    try:
+        names = ["last", *(run.name for run in list_runs(runs_root(None)))]
+    except (AlignError, OSError):
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_presets(incomplete: str) -> list[str]:
+    """Names of presets for the shell's completion."""
+    return [name for name in PRESETS if name.startswith(incomplete)]
+
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        help="'tiny-chat' (the default), a local folder or a Hugging Face id.", show_default=False
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        help="A .jsonl file, a folder with train.jsonl, or 'sample' (the default).", show_default=False
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "-c",
+        "--config",
+        metavar="FILE",
+        rich_help_panel=SETTINGS,
+        help="A TOML file with settings (see config init).",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        rich_help_panel=SETTINGS,
+        help="Set any key, e.g. --set adapter.rank=32. Repeatable.",
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(PRESETS), rich_help_panel=SETTINGS, help="A set of defaults to start from.",
+        autocompletion=complete_presets,
+    ),
+]  # fmt: skip
+Steps = Annotated[int | None, typer.Option(rich_help_panel=LENGTH, help="Optimiser updates.")]
+Epochs = Annotated[float | None, typer.Option(rich_help_panel=LENGTH, help="Passes over the data.")]
+Rate = Annotated[float | None, typer.Option("--lr", rich_help_panel=LENGTH, help="Peak learning rate.")]
+BatchSize = Annotated[int | None, typer.Option(rich_help_panel=LENGTH, help="Rows in one forward pass.")]
+Seed = Annotated[int | None, typer.Option(rich_help_panel=LENGTH, help="Seeds everything that is random.")]
+Device = Annotated[
+    str | None, typer.Option(metavar="auto|cpu|gpu", rich_help_panel=LENGTH, help="Where it computes.")
+]
+RunsDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", rich_help_panel=RUNNING, help="The folder that holds the runs (default: runs)."
+    ),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", rich_help_panel=RUNNING, help="Start it and return; print the run's name.")
+]
+Show = Annotated[
+    Kind,
+    typer.Option(
+        "--display", rich_help_panel=RUNNING, help="How progress is shown (on stderr; json: on stdout)."
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", rich_help_panel=RUNNING, help="Stream the events as JSON lines to stdout.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run's name, a part of it, or 'last'.",
+        autocompletion=complete_runs,
+        show_default=False,
+    ),
+]
+
+
+def display_kind(display: Kind, json: bool) -> Kind:
+    """The display that two options ask for together.
+
+    Raises:
+        ConfigError: they contradict each other.
+
+    """
+    if json and display not in (Kind.AUTO, Kind.JSON):
+        raise ConfigError(f"--json and --display {display} contradict each other", hint="Give one of them.")
+    return Kind.JSON if json else display
+
+
+def merge(named: Mapping[str, tuple[str, Any]], assignments: list[str] | None) -> dict[str, Any]:
+    """Flags and `--set` options as one layer.
+
+    Args:
+        named: dotted key -> (the option as typed, its value or None).
+        assignments: the `--set` options.
+
+    Raises:
+        ConfigError: a key is given both ways.
+
+    """
+    given = {key: value for key, (_, value) in named.items() if value is not None}
+    values = from_assignments(assignments or [])
+    for key in given.keys() & values.keys():
+        raise ConfigError(
+            f"'{key}' is set twice, by {named[key][0]} and by --set",
+            where="command line",
+            hint="Set it once.",
+        )
+    return {**values, **{key: str(v) if isinstance(v, Path) else v for key, v in given.items()}}
+
+
+def resolved(
+    method: str | None, flags: Mapping[str, Any], file: Path | None = None, preset: str | None = None
+) -> Resolved:
+    """The checked configuration of a command."""
+    return resolve(gather(method, flags=flags, file=file, preset=preset))
+
+
+def runs_root(runs_dir: Path | None) -> Path:
+    """The folder that holds the runs: flag, else environment, else user config, else default."""
+    flags = {"runs.dir": str(runs_dir)} if runs_dir is not None else {}
+    return Path(resolved(None, flags).config.runs.dir).expanduser()

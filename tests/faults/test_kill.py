@@ -1,0 +1,104 @@
+"""kill -9 at random moments, then resume: bit for bit the run that nobody disturbed."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from mlx_align.engine.launch import launch
+from mlx_align.events import Event, RunStarted
+from mlx_align.runs import RunDirectory
+from tests import support
+
+SETTINGS: dict[str, Any] = {
+    "train__steps": 36,
+    "train__accumulate": 2,
+    "adapter__dropout": 0.1,
+    "eval__every": 12,
+    "checkpoint__every": 3,
+}
+KILLS = 20
+UNTIMED = {"v", "seq", "attempt", "t", "seconds"}
+
+
+def metrics_of(run: RunDirectory) -> list[dict[str, Any]]:
+    """Everything measured, in order, without times."""
+    state = run.state()
+    assert state.status == "finished", run.log.read_text()
+    events: list[Event] = [*state.steps, *state.evals, *state.samples, *state.checkpoints]
+    return [event.model_dump(exclude=UNTIMED) for event in events]
+
+
+def arrays_of(run: RunDirectory) -> dict[str, np.ndarray]:
+    latest = run.checkpoints().latest()
+    assert latest is not None
+    files = (latest / "adapters.safetensors", latest / "training.safetensors", run.adapter / "adapters.safetensors")
+    return {f"{path.name} {name}": value for path in files for name, value in load_file(path).items()}
+
+
+def assert_same(run: RunDirectory, undisturbed: RunDirectory) -> None:
+    assert metrics_of(run) == metrics_of(undisturbed)
+    want, got = arrays_of(undisturbed), arrays_of(run)
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+def kill_after(run: RunDirectory, seconds: float) -> bool:
+    """Start an engine and kill it so long after its start was announced; False if it ended before that."""
+    engine = launch(run)
+    for event in engine.events():
+        if isinstance(event, RunStarted):
+            break
+    try:
+        engine.process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        engine.kill()
+        engine.process.wait()
+        return True
+    return False
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_bit_identical(tmp_path: Path) -> None:
+    rng = random.Random(20)
+    undisturbed = support.new_run(tmp_path / "a", "dpo", **SETTINGS)
+    for _ in launch(undisturbed).events():
+        pass
+    run = support.new_run(tmp_path / "b", "dpo", **SETTINGS)
+    kills = sum(kill_after(run, rng.uniform(0.0, 1.2)) for _ in range(KILLS))
+    for _ in launch(run).events():
+        pass
+    assert kills >= KILLS // 2, "the run was over before it could be killed often enough"
+    assert_same(run, undisturbed)
+
+
+def test_stopped_in_the_middle_of_a_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop at every single micro-batch in turn, each followed by a resume."""
+    from mlx_align.runs import Control
+
+    settings = {"train__steps": 3, "train__accumulate": 3, "eval__every": 2, "adapter__dropout": 0.1}
+    undisturbed = support.new_run(tmp_path / "a", "orpo", **settings)
+    assert support.engine(undisturbed) == 0
+    run = support.new_run(tmp_path / "b", "orpo", **settings)
+    asked = [0]
+
+    def every_second_question(self: Control, what: str) -> bool:
+        if what != "stop" or not (run.path / "reference").exists():
+            return False
+        asked[0] += 1
+        return asked[0] % 2 == 0
+
+    monkeypatch.setattr(Control, "requested", every_second_question)
+    codes = [support.engine(run)]
+    while codes[-1] == 130 and len(codes) < 20:
+        codes.append(support.engine(run))
+    assert codes[-1] == 0
+    assert codes.count(130) >= 8
+    assert_same(run, undisturbed)

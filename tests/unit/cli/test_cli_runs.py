@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from example_run import CRISP, FAILED, FINISHED, STOPPED, make_run, story
+
+from mlx_align.runs import CHECKPOINT, STOP, RunLock
+from mlx_align_cli.commands import steer
+from mlx_align_cli.options import complete_runs
+
+
+@pytest.fixture
+def runs(root: Path):
+    """Five runs, one of each kind of end, oldest first."""
+    ends = [FINISHED, STOPPED, FAILED, None]
+    made = [make_run(root, story(20, end=end), minute=n) for n, end in enumerate(ends)]
+    return [*made, make_run(root, minute=9, method="dpo")]
+
+
+def test_ls_shows_the_condition_of_every_run(cli, runs):
+    listed = {row["name"]: row for row in json.loads(cli("runs", "ls", "--json").out)}
+    conditions = [listed[run.name]["condition"] for run in runs]
+    assert conditions == ["finished", "stopped", "failed", "crashed", "new"]
+    with RunLock(runs[3].lock):
+        table = cli("runs", "ls").out
+    assert len(table.splitlines()) == 6
+    row = next(line for line in table.splitlines() if runs[3].name in line)
+    assert "running" in row
+    assert "20/60" in row
+    assert "accuracy 65.4%" in row
+
+
+def test_ls_believes_the_summary_the_engine_left(cli, runs):
+    runs[4].write_summary(
+        status="running", method="dpo", model="m", step=3, total_steps=9, metrics={"loss": 0.5}
+    )
+    rows = {row["name"]: row for row in json.loads(cli("runs", "ls", "--json").out)}
+    row = rows[runs[4].name]
+    assert (row["condition"], row["step"], row["total_steps"], row["metrics"]) == (
+        "crashed",
+        3,
+        9,
+        {"loss": 0.5},
+    )
+
+
+def test_ls_survives_a_damaged_run(cli, runs):
+    (runs[0].path / "state.json").write_text("{")
+    result = cli("runs", "ls")
+    assert result.code == 0
+    assert "unreadable" in result.out
+
+
+def test_ls_without_runs(cli):
+    result = cli("runs", "ls")
+    assert (result.code, result.out) == (0, "")
+    assert "no runs" in result.err
+    assert json.loads(cli("runs", "ls", "--json").out) == []
+
+
+def test_runs_dir_is_a_flag_a_variable_and_a_key(cli, runs, monkeypatch, tmp_path: Path):
+    make_run(tmp_path / "other")
+    monkeypatch.setenv("MLX_ALIGN_RUNS__DIR", "other")
+    assert len(json.loads(cli("runs", "ls", "--json").out)) == 1
+    assert len(json.loads(cli("runs", "ls", "--json", "--runs-dir", "runs").out)) == 5
+
+
+def test_show(cli, runs):
+    text = cli("runs", "show", runs[0].name).out
+    for words in ("finished, step 20", "beta=0.1", "rank 16", CRISP, "held out", "mlx-align generate"):
+        assert words in text
+    facts = json.loads(cli("runs", "show", runs[3].name, "--json").out)
+    assert (facts["condition"], facts["step"], facts["comparisons"][0]["after"]) == ("crashed", 20, CRISP)
+
+
+def test_logs(cli, runs):
+    runs[0].log.write_text("loading\nan odd \x1b[31mthing\n")
+    assert cli("runs", "logs", runs[0].name).out == "loading\nan odd \x1b[31mthing\n"
+    assert cli("runs", "logs", runs[0].name, "--follow").code == 0
+    assert cli("runs", "logs", runs[1].name).out == ""
+
+
+def test_attach_replays(cli, runs):
+    result = cli("runs", "attach", runs[0].name, "--json")
+    assert result.code == 0
+    assert json.loads(result.out.splitlines()[-1])["type"] == "run_finished"
+    assert cli("runs", "attach", runs[1].name).code == 130
+    assert cli("runs", "attach", runs[2].name).code == 5
+    assert "without a last word" in cli("runs", "attach", runs[3].name).err
+
+
+def test_stop_asks_and_waits(cli, runs, monkeypatch):
+    lock = RunLock(runs[3].lock)
+    lock.__enter__()
+    monkeypatch.setattr(steer.time, "sleep", lambda seconds: lock.__exit__(None, None, None))
+    result = cli("runs", "stop", runs[3].name)
+    assert result.code == 0
+    assert runs[3].control.requested(STOP)
+    assert "crashed at step 20" in result.err  # this made-up engine left no last word
+
+
+def test_stop_and_checkpoint_need_a_running_run(cli, runs):
+    for command in ("stop", "checkpoint"):
+        result = cli("runs", command, runs[0].name)
+        assert result.code == 2
+        assert "is not running" in result.err
+    with RunLock(runs[0].lock):
+        assert cli("runs", "stop", runs[0].name, "--no-wait").code == 0
+        assert cli("runs", "checkpoint", runs[0].name).code == 0
+    assert runs[0].control.requested(CHECKPOINT)
+
+
+def test_rm_asks_and_refuses_what_runs(cli, runs, monkeypatch):
+    with RunLock(runs[0].lock):
+        assert "is running" in cli("runs", "rm", runs[1].name, runs[0].name, "--yes").err
+    monkeypatch.setattr("typer.confirm", lambda *args, **options: False)
+    assert cli("runs", "rm", runs[0].name).code == 1
+    assert all(run.path.is_dir() for run in runs)
+    assert cli("runs", "rm", runs[0].name, runs[1].name, runs[0].name, "--yes").code == 0
+    assert [run.path.is_dir() for run in runs] == [False, False, True, True, True]
+
+
+def test_a_name_that_fits_several_runs(cli, runs):
+    result = cli("runs", "show", "orpo")
+    assert result.code == 2
+    assert "fits 4 runs" in result.err
+
+
+def test_completion_offers_names_and_never_fails(runs, monkeypatch):
+    assert complete_runs("l") == ["last"]
+    assert runs[0].name in complete_runs("2026")
+    monkeypatch.setenv("MLX_ALIGN_NONSENSE", "1")
+    assert complete_runs("") == []

@@ -1,0 +1,62 @@
+"""Warnings about data that can be used, each with its rows."""
+
+from __future__ import annotations
+
+from mlx_align.data import Example, Message, Row, Tokenized, lint
+
+
+def pair(line: int, prompt: str, chosen: str, rejected: str) -> Row:
+    return Row(f"d.jsonl:{line}", (Message(role="user", content=prompt),), (chosen, rejected))
+
+
+def tokenized(rows: list[Row], dropped: tuple[str, ...] = ()) -> Tokenized:
+    """One token a character."""
+    examples = (
+        Example(row.name, (1,), tuple(tuple(range(len(a))) for a in row.answers), "", row.answers)
+        for row in rows
+    )
+    return Tokenized(tuple(e for e in examples if e.name not in dropped), dropped, ())
+
+
+CLEAN = [pair(i, f"q{i}", "good", "bad!!!") for i in range(1, 21)]
+
+
+def test_good_data_has_no_findings() -> None:
+    assert lint(CLEAN, tokenized(CLEAN)) == ()
+
+
+def test_completions_have_no_preferences_to_contradict() -> None:
+    rows = [Row(f"d.jsonl:{i}", (Message(role="user", content="q"),), (f"{i}",)) for i in range(3)]
+    assert lint(rows, tokenized(rows)) == ()
+
+
+def test_repeated_rows() -> None:
+    rows = [*CLEAN, pair(21, "q3", "good", "bad!!!")]
+    (finding,) = lint(rows, tokenized(rows))
+    assert (finding.code, finding.rows) == ("duplicate-rows", ("d.jsonl:21",))
+    assert "1 of 21 rows" in finding.message
+
+
+def test_contradictory_pairs() -> None:
+    rows = [*CLEAN, pair(21, "q3", "bad!!!", "good")]
+    (finding,) = lint(rows, tokenized(rows))
+    assert (finding.code, finding.rows) == ("contradictory-pairs", ("d.jsonl:3", "d.jsonl:21"))
+
+
+def test_length_bias_in_both_directions_states_the_medians() -> None:
+    for chosen, rejected in (("x" * 21, "y" * 10), ("x" * 10, "y" * 21)):
+        rows = [pair(i, f"q{i}", chosen, rejected) for i in range(5)]
+        (finding,) = lint(rows, tokenized(rows))
+        assert finding.code == "length-bias"
+        assert f"chosen answer has {len(chosen)} tokens" in finding.message
+        assert f"rejected one {len(rejected)}" in finding.message
+    rows = [pair(i, f"q{i}", "x" * 20, "y" * 10) for i in range(5)]
+    assert lint(rows, tokenized(rows)) == ()
+
+
+def test_many_dropped_rows() -> None:
+    two, three = (tuple(row.name for row in CLEAN[:n]) for n in (2, 3))
+    assert lint(CLEAN, tokenized(CLEAN, two)) == ()
+    (finding,) = lint(CLEAN, tokenized(CLEAN, three))
+    assert (finding.code, finding.rows) == ("many-dropped", three)
+    assert "3 of 20 rows" in finding.message
