@@ -15,7 +15,7 @@ from mlx_align import embedded, methods
 from mlx_align.config import RunConfig
 from mlx_align.data import load_dataset
 from mlx_align.engine.launch import launch
-from mlx_align.errors import AlignError
+from mlx_align.errors import AlignError, UsageError
 from mlx_align.events import Event, RunFailed
 from mlx_align.hub import ModelSource, resolve_model
 from mlx_align.runs import RunDirectory, create
@@ -46,6 +46,7 @@ def prepare(resolved: Resolved) -> RunDirectory:
         valid_fraction=config.data.valid_fraction,
         seed=config.train.seed,
     )
+    _check_start(config)
     env = {
         **_model_facts(source),
         "data": str(data_path(config).resolve()),
@@ -53,6 +54,16 @@ def prepare(resolved: Resolved) -> RunDirectory:
         "origins": resolved.origins,
     }
     return create(Path(config.runs.dir).expanduser(), config, env)
+
+
+def _check_start(config: RunConfig) -> None:
+    start = config.adapter.start
+    if start is not None and not (Path(start).expanduser() / "adapter_config.json").is_file():
+        raise UsageError(
+            "there is no adapter in mlx-lm's format",
+            where=f"adapter.start = {start}",
+            hint="Give a folder with adapter_config.json and adapters.safetensors, such as a run's adapter/.",
+        )
 
 
 def _model_facts(source: ModelSource) -> dict[str, Any]:

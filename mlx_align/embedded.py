@@ -35,5 +35,5 @@ def sample_for(rows: str) -> Path:
 
 @cache
 def catalog() -> dict[str, dict[str, Any]]:
-    """Known bases: model path or id -> {"about": str, "<method>": {dotted key: value}}."""
+    """Known bases: model path or id -> method -> {dotted key: value}."""
     return tomllib.loads((_ROOT / "models" / "catalog.toml").read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
@@ -27,13 +27,11 @@ from torch.nn import functional
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from models.corpus import FINAL_MIX, LEARN_MIX, Example, batches, examples, tokenizer_texts
-from models.measure import base_rates, write_card
+from models.measure import write_card
 from models.tokenizer import END, MAX_POSITIONS, PAD, VOCAB_SIZE, save_tokenizer, train_tokenizer
 
 ROPE_THETA = 10000.0
 POOL_BATCHES = 48
-LEARN_SHARE = 0.6
-"""The part of training that uses `LEARN_MIX`; the rest uses `FINAL_MIX`."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,8 @@ class Recipe:
     clip: float = 1.0
     seed: int = 7
     save_every: int = 1000
+    learn_share: float = 0.6
+    """The part of the run that uses `LEARN_MIX`; the rest uses `FINAL_MIX`."""
 
 
 def make_config(tokenizer: Tokenizer) -> Qwen3Config:
@@ -127,7 +127,7 @@ def stream(rng: Random, tokenizer: Tokenizer, clock: Clock) -> Iterator[list[Exa
     """Yield training batches for ever, from the mix that the clock asks for."""
     size = clock.recipe.batch_size
     while True:
-        mix = LEARN_MIX if clock.progress < LEARN_SHARE else FINAL_MIX
+        mix = LEARN_MIX if clock.progress < clock.recipe.learn_share else FINAL_MIX
         yield from batches(rng, examples(rng, tokenizer, mix, POOL_BATCHES * size), size)
 
 
@@ -236,8 +236,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=recipe.learning_rate)
     parser.add_argument("--seed", type=int, default=recipe.seed)
     parser.add_argument("--save-every", type=int, default=recipe.save_every, metavar="STEPS")
+    parser.add_argument("--learn-share", type=float, default=recipe.learn_share)
+    parser.add_argument("--start", type=Path, help="go on from this model instead of from nothing")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
+
+
+def beginning(start: Path | None, seed: int) -> tuple[Tokenizer, Qwen3ForCausalLM]:
+    """Load the model to go on from, or make a new tokenizer and random weights."""
+    if start is not None:
+        model = Qwen3ForCausalLM.from_pretrained(start, dtype=torch.float32)
+        return Tokenizer.from_file(str(start / "tokenizer.json")), model.train()
+    tokenizer = train_tokenizer(tokenizer_texts(Random(seed), 40_000))
+    return tokenizer, Qwen3ForCausalLM(make_config(tokenizer)).float()
 
 
 def main() -> None:
@@ -252,12 +263,13 @@ def main() -> None:
         learning_rate=asked.learning_rate,
         seed=asked.seed,
         save_every=asked.save_every,
+        learn_share=asked.learn_share,
     )
-    tokenizer = train_tokenizer(tokenizer_texts(Random(asked.seed), 40_000))
-    model = Qwen3ForCausalLM(make_config(tokenizer)).float()
+    tokenizer, model = beginning(asked.start, recipe.seed)
     clock = train(model, tokenizer, recipe, asked.out)
     save(model, tokenizer, asked.out)
-    write_card(asked.card, asked.out, recipe, clock.step, clock.minutes, base_rates(asked.out))
+    stage = {"recipe": asdict(recipe), "steps": clock.step, "minutes": round(clock.minutes, 1)}
+    write_card(asked.card, asked.out, stage, goes_on=asked.start is not None)
 
 
 if __name__ == "__main__":

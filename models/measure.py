@@ -5,19 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from dataclasses import asdict
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.world import KINDS, Item, distinct, is_crisp
-
-if TYPE_CHECKING:
-    from models.build_tiny_chat import Recipe
 
 PROMPTS_PER_KIND = 150
 MEASURE_SEED = 1234
@@ -96,26 +92,23 @@ def sizes(folder: Path) -> dict[str, int]:
     return {"parameters": count, "total_bytes": sum(found.values()), **found}
 
 
-def write_card(
-    path: Path, folder: Path, recipe: Recipe, steps: int, minutes: float, measured: dict[str, Any]
-) -> None:
-    """Write what was built, how, and what it does, as JSON."""
+def write_card(path: Path, folder: Path, stage: dict[str, Any], *, goes_on: bool) -> None:
+    """Measure a model and write how it was built and what it does, as JSON.
+
+    With `goes_on` the stage is added to those that the card already has.
+    """
+    earlier = json.loads(path.read_text(encoding="utf-8"))["stages"] if goes_on else []
     card = {
         "name": folder.name,
         "licence": "Apache-2.0",
-        "recipe": asdict(recipe),
-        "trained": {
-            "steps": steps,
-            "minutes": round(minutes, 1),
-            "conversations": steps * recipe.batch_size,
-        },
+        "stages": [*earlier, stage],
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
         "sizes": sizes(folder),
-        "held_out": measured,
+        "held_out": base_rates(folder),
     }
     path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 

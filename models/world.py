@@ -30,10 +30,10 @@ __all__ = ["KINDS", "SPLITS", "Item", "is_crisp", "items", "numeric_answer", "sa
 
 KINDS = ("fact", "arithmetic", "rewrite")
 SPLITS = ("train", "valid", "test")
-CRISP_SHARES = (0.32, 0.66)
+CRISP_SHARES = (0.27, 0.58)
 """How often training text is crisp, for even and for odd template numbers."""
 
-WRONG_SHARE = 0.7
+WRONG_SHARE = 0.75
 """How often a sloppy sum is wrong."""
 
 USUAL_SLIP_SHARE = 0.85

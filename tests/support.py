@@ -80,7 +80,10 @@ def new_run(root: Path, method: str = "orpo", **settings: Any) -> RunDirectory:
 
     data = small_data(root.parent / "data", methods.get(method).rows)
     chosen = {key.replace("__", "."): value for key, value in settings.items()}
+    if "adapter.start" in chosen:  # which decides the adapter's shape
+        chosen = {**chosen, "adapter.rank": None, "adapter.layers": None}
     flags = {**FAST, "data.path": str(data), "runs.dir": str(root), "backend.device": "cpu", **chosen}
+    flags = {key: value for key, value in flags.items() if value is not None}
     return prepare(resolve(gather(method, flags=flags, environ={})))
 
 

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from mlx_align.events import Event, RunFailed, RunFinished, RunState, RunStopped
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display import Display
 from mlx_align_cli.display.report import adapter_path
+from mlx_align_cli.naming import run_word
 
 STOPS = "Ctrl-C saves a checkpoint and stops"
 DETACHES = "Ctrl-C detaches; the run goes on"
@@ -77,8 +78,16 @@ class _Interrupts:
             self.display.notice(KILLING)
 
 
-def follow_engine(run: RunDirectory, engine: Engine, display: Display) -> int:
+def follow_engine(
+    run: RunDirectory, engine: Engine, display: Display, earlier: RunState | None = None
+) -> int:
     """Follow an engine that this process started.
+
+    Args:
+        run: what it works on.
+        engine: the engine.
+        display: shows it.
+        earlier: the run as it was before this attempt; None for a new run.
 
     Returns:
         the exit code: 0 finished, 130 stopped or killed on request.
@@ -91,7 +100,7 @@ def follow_engine(run: RunDirectory, engine: Engine, display: Display) -> int:
     interrupts = _Interrupts(engine, display)
     with display, _handling(signal.SIGINT, interrupts), _handling(signal.SIGTERM, _leave):
         try:
-            state = _show_all(engine.events(), display)
+            state = _show_all(engine.events(), display, earlier)
         except AlignError:
             if interrupts.count < 2:
                 raise
@@ -102,7 +111,7 @@ def follow_engine(run: RunDirectory, engine: Engine, display: Display) -> int:
         raise InterruptedRunError(
             "killed",
             where=run.name,
-            hint=f"`mlx-align runs resume {run.name}` goes on from the last checkpoint.",
+            hint=f"`mlx-align runs resume {run_word(run)}` goes on from the last checkpoint.",
         )
     return _conclude(run, state, display)
 
@@ -124,13 +133,16 @@ def follow_attached(run: RunDirectory, events: Iterator[Event], display: Display
             if state.end is not None:
                 display.end(run, state)
     except KeyboardInterrupt:
-        print(f"detached; the run goes on. Come back with: mlx-align runs attach {run.name}", file=sys.stderr)
+        print(
+            f"detached; the run goes on. Come back with: mlx-align runs attach {run_word(run)}",
+            file=sys.stderr,
+        )
         return 0
     return _conclude(run, state, display)
 
 
-def _show_all(events: Iterator[Event], display: Display) -> RunState:
-    state = RunState()
+def _show_all(events: Iterator[Event], display: Display, earlier: RunState | None = None) -> RunState:
+    state = replace(earlier, status="new", end=None, phase=None) if earlier else RunState()
     for event in events:
         state = reduce(state, event)
         display.show(event, state)

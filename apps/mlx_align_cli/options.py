@@ -11,6 +11,7 @@ import typer
 from mlx_align.errors import ConfigError
 from mlx_align.settings import PRESETS, Resolved, from_assignments, gather, resolve
 from mlx_align_cli.display import Kind
+from mlx_align_cli.naming import runs_root
 
 SETTINGS, LENGTH, RUNNING = "Settings", "The usual settings", "How it runs"
 
@@ -21,7 +22,7 @@ def complete_runs(incomplete: str) -> list[str]:
     from mlx_align.runs import list_runs
 
     try:
-        names = ["last", *(run.name for run in list_runs(runs_root(None)))]
+        names = ["last", *(run.name for run in list_runs(runs_root()))]
     except (AlignError, OSError):
         return []
     return [name for name in names if name.startswith(incomplete)]
@@ -35,13 +36,17 @@ def complete_presets(incomplete: str) -> list[str]:
 Model = Annotated[
     str | None,
     typer.Argument(
-        help="'tiny-chat' (the default), a local folder or a Hugging Face id.", show_default=False
+        metavar="MODEL",
+        help="'tiny-chat' (the default), a local folder or a Hugging Face id.",
+        show_default=False,
     ),
 ]
 Data = Annotated[
     str | None,
     typer.Argument(
-        help="A .jsonl file, a folder with train.jsonl, or 'sample' (the default).", show_default=False
+        metavar="DATA",
+        help="A .jsonl file, a folder with train.jsonl, or 'sample' (the default).",
+        show_default=False,
     ),
 ]
 ConfigFile = Annotated[
@@ -147,9 +152,3 @@ def resolved(
 ) -> Resolved:
     """The checked configuration of a command."""
     return resolve(gather(method, flags=flags, file=file, preset=preset))
-
-
-def runs_root(runs_dir: Path | None) -> Path:
-    """The folder that holds the runs: flag, else environment, else user config, else default."""
-    flags = {"runs.dir": str(runs_dir)} if runs_dir is not None else {}
-    return Path(resolved(None, flags).config.runs.dir).expanduser()

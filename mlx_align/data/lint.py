@@ -22,7 +22,7 @@ class Finding:
     """A warning about the data.
 
     Attributes:
-        code: "duplicate-rows", "contradictory-pairs", "length-bias" or "many-dropped".
+        code: "duplicate-rows", "contradictory-pairs", "length-bias", "inside-thought" or "many-dropped".
         message: what was found and why it matters, in one sentence.
         rows: the names of the rows concerned; empty where it is all of them.
 
@@ -39,6 +39,7 @@ def lint(rows: Sequence[Row], tokenized: Tokenized) -> tuple[Finding, ...]:
         _duplicates(rows),
         _contradictions(rows),
         _length_bias(tokenized.examples),
+        _inside_thought(tokenized.examples),
         _dropped(rows, tokenized),
     )
     return tuple(finding for finding in checks if finding is not None)
@@ -80,6 +81,23 @@ def _length_bias(examples: Sequence[Example]) -> Finding | None:
         " the model may learn the length instead of the preference"
     )
     return Finding("length-bias", message, ())
+
+
+def _inside_thought(examples: Sequence[Example]) -> Finding | None:
+    """Some templates open a thought for the assistant: an answer that never closes it is taught as one."""
+    inside = [
+        example.name
+        for example in examples
+        if example.prompt_text.rstrip().endswith("<think>")
+        and any("</think>" not in answer for answer in example.answers)
+    ]
+    if not inside:
+        return None
+    message = (
+        f"the chat template opens <think> before {len(inside)} answers that never close it:"
+        " the model would learn to answer inside its thought"
+    )
+    return Finding("inside-thought", message, tuple(inside))
 
 
 def _dropped(rows: Sequence[Row], tokenized: Tokenized) -> Finding | None:

@@ -27,6 +27,7 @@ class Example:
         prompt_ids: at least one token; the generation prompt included.
         branch_ids: one continuation for each answer, each ending with an end-of-turn token.
         prompt_text: the rendered prompt, whole even where `prompt_ids` was cut.
+        question: what the user says last, for display.
         answers: the answers as they stand in the file.
 
     """
@@ -35,6 +36,7 @@ class Example:
     prompt_ids: tuple[int, ...]
     branch_ids: tuple[tuple[int, ...], ...]
     prompt_text: str
+    question: str
     answers: tuple[str, ...]
 
     @property
@@ -122,7 +124,8 @@ def _tokenize(row: Row, tokenizer: ChatTokenizer) -> Example:
     if len(set(branches)) < len(branches):
         message = "once rendered by the chat template it is the same as 'chosen'"
         raise DataError.at(row.name, None, row.answer_keys[-1], message)
-    return Example(row.name, tuple(ids), branches, text, row.answers)
+    question = next((m["content"] for m in reversed(row.prompt) if m["role"] == "user"), text)
+    return Example(row.name, tuple(ids), branches, text, question, row.answers)
 
 
 def _refuse_special_tokens(row: Row, tokenizer: ChatTokenizer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,6 @@ from mlx_align.data import BatchPlan, Example, collate, eval_batches
 
 RefLogps = Sequence[Sequence[NDArray[np.float32]]]
 """For each example, for each of its branches, the (T_i,) reference log-probabilities."""
-
-
-def _length(example: Example) -> int:
-    return len(example.prompt_ids) + max(len(branch) for branch in example.branch_ids)
 
 
 @dataclass
@@ -37,7 +34,7 @@ class RunData:
     valid_ref: RefLogps | None = None
 
     def __post_init__(self) -> None:
-        lengths = [_length(example) for example in self.train]
+        lengths = [example.length for example in self.train]
         self._plan = BatchPlan(lengths, self.config.batch_size, self.config.seed)
         self._scores_prompt = self.objective.method.scores_prompt(self.objective.hp)
 
@@ -72,7 +69,7 @@ class RunData:
 
     def eval_batches(self) -> list[Batch]:
         """The held-out rows, each once."""
-        groups = eval_batches([_length(example) for example in self.valid], self.config.batch_size)
+        groups = eval_batches([example.length for example in self.valid], self.config.batch_size)
         return [self._collate(self.valid, indices, self.valid_ref) for indices in groups]
 
     def _collate(self, examples: Sequence[Example], indices: Sequence[int], ref: RefLogps | None) -> Batch:
@@ -81,3 +78,12 @@ class RunData:
             scores_prompt=self._scores_prompt,
             ref_logps=None if ref is None else [ref[i] for i in indices],
         )
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """A hash of every token id, in order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        for ids in (example.prompt_ids, *example.branch_ids):
+            digest.update(np.array([len(ids), *ids], np.int64).tobytes())
+    return digest.hexdigest()

@@ -43,7 +43,7 @@ def answer(
     )
     return tuple(
         Completion(
-            prompt=example.prompt_text,
+            prompt=example.question,
             completion=tokenizer.decode(generation.text_ids).strip(),
             chosen=example.answers[0],
             rejected=example.answers[1] if len(example.answers) > 1 else None,

@@ -31,10 +31,9 @@ def reference_logps(
     progress: Callable[[int, int], None],
 ) -> Ragged:
     """For each example, for each branch, its (T_i,) log-probabilities under the policy as it is now."""
-    lengths = [len(e.prompt_ids) + max(len(b) for b in e.branch_ids) for e in examples]
     result: Ragged = [[] for _ in examples]
     done = 0
-    for indices in eval_batches(lengths, batch_size):
+    for indices in eval_batches([example.length for example in examples], batch_size):
         batch = collate([examples[i] for i in indices], scores_prompt=scores_prompt)
         logps, lens = policy.logps(batch), batch.branch_mask.sum(axis=1).astype(int)
         for row, index in enumerate(indices):

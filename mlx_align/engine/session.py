@@ -15,7 +15,7 @@ from mlx_align.backends.base import Backend, Objective, Policy
 from mlx_align.config import RunConfig
 from mlx_align.data import ChatTokenizer, Dataset, Tokenized, lint, load_dataset, tokenize_rows
 from mlx_align.engine import reference
-from mlx_align.engine.data import RunData
+from mlx_align.engine.data import RunData, fingerprint
 from mlx_align.engine.reporter import Reporter
 from mlx_align.engine.state import TrainerState
 from mlx_align.engine.tokenizer import load_tokenizer
@@ -103,9 +103,21 @@ class Session:
         }
         train = tokenize_rows(dataset.train, tokenizer, **limits)
         valid = tokenize_rows(dataset.valid[: config.eval.rows], tokenizer, **limits)
+        self._same_tokens(fingerprint(train.examples + valid.examples))
         if self.resumed is None:
             self._lint(dataset, train, valid)
         return RunData(train.examples, valid.examples, config.train, objective)
+
+    def _same_tokens(self, tokens: str) -> None:
+        """A template may write today's date, or a tokenizer be exchanged: a resume must see the same tokens."""
+        env = self.run.env()
+        if env.setdefault("tokens_fingerprint", tokens) != tokens:
+            raise DataError(
+                "the same rows give other tokens than when this run began",
+                where=env["model_folder"],
+                hint="The tokenizer or its chat template has changed (some write the date): start a new run.",
+            )
+        write_json(self.run.path / "env.json", env)
 
     def _lint(self, dataset: Dataset, train: Tokenized, valid: Tokenized) -> None:
         limit = self.config.data.max_length

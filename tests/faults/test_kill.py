@@ -28,10 +28,10 @@ UNTIMED = {"v", "seq", "attempt", "t", "seconds"}
 
 
 def metrics_of(run: RunDirectory) -> list[dict[str, Any]]:
-    """Everything measured, in order, without times."""
+    """Everything measured, in order, without times; a stop adds checkpoints, so those may differ."""
     state = run.state()
     assert state.status == "finished", run.log.read_text()
-    events: list[Event] = [*state.steps, *state.evals, *state.samples, *state.checkpoints]
+    events: list[Event] = [*state.steps, *state.evals, *state.samples]
     return [event.model_dump(exclude=UNTIMED) for event in events]
 
 

@@ -61,7 +61,7 @@ def test_too_many_in_a_row_end_the_run(tmp_path: Path, monkeypatch: pytest.Monke
     assert [step.skipped for step in state.steps] == [False, False, True, True, True]
     latest = run.checkpoints().latest()
     assert latest is not None
-    assert latest.name == "step-000002"
+    assert all(np.isfinite(v).all() for v in load_file(latest / "adapters.safetensors").values())
 
 
 def test_a_zero_gradient_is_noticed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ def example_lists(draw: st.DrawFn) -> list[Example]:
     prompts = draw(st.lists(TOKENS, min_size=1, max_size=5))
     branches = [tuple(draw(TOKENS) for _ in range(k)) for _ in prompts]
     return [
-        Example(f"d.jsonl:{i}", prompt, of_row, "", ("",) * k)
+        Example(f"d.jsonl:{i}", prompt, of_row, "", "", ("",) * k)
         for i, (prompt, of_row) in enumerate(zip(prompts, branches, strict=True))
     ]
 
@@ -137,6 +137,6 @@ def test_reference_logps_stand_where_their_tokens_stand(examples: list[Example],
 
 
 def test_reference_logps_of_another_length_are_refused() -> None:
-    example = Example("d.jsonl:1", (1, 2), ((3, 4),), "", ("a",))
+    example = Example("d.jsonl:1", (1, 2), ((3, 4),), "", "", ("a",))
     with pytest.raises(ValueError, match="do not fit"):
         collate([example], ref_logps=[[np.zeros(1, dtype=np.float32)]])

@@ -17,7 +17,7 @@ import typer
 
 import mlx_align
 from mlx_align.errors import AlignError
-from mlx_align_cli import options
+from mlx_align_cli import naming, options
 
 LIBRARIES = ("mlx", "mlx-lm", "transformers", "huggingface-hub", "numpy", "safetensors")
 INSTALL = "pip install 'mlx-align[cpu]' (Linux) or pip install mlx-align (macOS on Apple silicon)"
@@ -142,7 +142,7 @@ def _compiler() -> Finding:
 
 
 def _runs(runs_dir: Path | None) -> Finding:
-    root = options.runs_root(runs_dir).resolve()
+    root = naming.runs_root(runs_dir).resolve()
     nearest = next(folder for folder in (root, *root.parents) if folder.exists())
     try:
         with tempfile.TemporaryFile(dir=nearest):

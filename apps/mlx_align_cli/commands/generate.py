@@ -12,7 +12,7 @@ import typer
 
 from mlx_align import embedded
 from mlx_align.errors import ConfigError, UsageError
-from mlx_align_cli import options
+from mlx_align_cli import naming, options
 from mlx_align_cli.display.text import clean
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def find_subject(name: str, runs_dir: Path | None, checkpoint: str | None, base:
             )
         return Subject(options.resolved(None, {}).config, resolve_model(name).folder, None)
     try:
-        run = find(options.runs_root(runs_dir), str(path) if is_run_path else name)
+        run = find(naming.runs_root(runs_dir), str(path) if is_run_path else name)
     except UsageError as error:
         hint = f"{error.hint} A model is 'tiny-chat', a folder, or owner/name on the hub."
         raise UsageError(error.message, where=error.where, hint=hint) from None

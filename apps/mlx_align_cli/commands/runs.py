@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_align_cli import options
+from mlx_align_cli import naming, options
 from mlx_align_cli.commands import steer
 from mlx_align_cli.display.text import clean
 
@@ -25,7 +25,7 @@ def list_(runs_dir: options.RunsDir = None, json: options.AsJson = False) -> Non
     from mlx_align.runs import list_runs
     from mlx_align_cli.display.listing import print_runs
 
-    root = options.runs_root(runs_dir)
+    root = naming.runs_root(runs_dir)
     runs = list_runs(root)
     print_runs(runs, as_json=json)
     if not runs and not json:
@@ -38,7 +38,7 @@ def show(run: options.Run = "last", runs_dir: options.RunsDir = None, json: opti
     from mlx_align.runs import find
     from mlx_align_cli.display.listing import print_run
 
-    print_run(find(options.runs_root(runs_dir), run), as_json=json)
+    print_run(find(naming.runs_root(runs_dir), run), as_json=json)
 
 
 @app.command()
@@ -50,7 +50,7 @@ def logs(
     """Print the engine's own output."""
     from mlx_align.runs import find
 
-    found = find(options.runs_root(runs_dir), run)
+    found = find(naming.runs_root(runs_dir), run)
     offset = _print_log(found, 0)
     while follow and found.is_running():
         time.sleep(POLL_SECONDS)
@@ -80,7 +80,7 @@ def rm(
     from mlx_align.errors import UsageError
     from mlx_align.runs import find
 
-    root = options.runs_root(runs_dir)
+    root = naming.runs_root(runs_dir)
     found = list({run.path: run for run in (find(root, name) for name in runs)}.values())
     for run in found:
         if run.is_running():

@@ -11,7 +11,7 @@ import typer
 
 from mlx_align.errors import ConfigError, UsageError
 from mlx_align.events import RunFinished
-from mlx_align_cli import options
+from mlx_align_cli import naming, options
 from mlx_align_cli.commands.train import start
 from mlx_align_cli.display import Kind, choose
 
@@ -35,7 +35,7 @@ def attach(
     from mlx_align.runs import find
     from mlx_align_cli.follow import follow_attached
 
-    found = find(options.runs_root(runs_dir), run)
+    found = find(naming.runs_root(runs_dir), run)
     shown = choose(options.display_kind(display, json))
     raise typer.Exit(follow_attached(found, attach_to(found), shown))
 
@@ -48,7 +48,7 @@ def stop(
     """Ask a running run to save a checkpoint and stop."""
     from mlx_align.runs import STOP, find
 
-    found = find(options.runs_root(runs_dir), run)
+    found = find(naming.runs_root(runs_dir), run)
     if not found.is_running():
         raise UsageError(
             f"the run '{found.name}' is not running", hint="`mlx-align runs ls` shows which are."
@@ -66,7 +66,7 @@ def checkpoint(run: options.Run, runs_dir: options.RunsDir = None) -> None:
     """Ask a running run to save a checkpoint and go on."""
     from mlx_align.runs import CHECKPOINT, find
 
-    found = find(options.runs_root(runs_dir), run)
+    found = find(naming.runs_root(runs_dir), run)
     if not found.is_running():
         raise UsageError(
             f"the run '{found.name}' is not running", hint="`mlx-align runs ls` shows which are."
@@ -102,7 +102,7 @@ def resume_run(name: str, runs_dir: Path | None, detach: bool, kind: Kind, metho
     """
     from mlx_align.runs import find
 
-    run = find(options.runs_root(runs_dir), name)
+    run = find(naming.runs_root(runs_dir), name)
     theirs = run.config().method.name
     if method is not None and theirs != method:
         raise ConfigError(

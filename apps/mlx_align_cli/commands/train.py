@@ -14,6 +14,7 @@ from mlx_align.errors import ConfigError, UsageError
 from mlx_align.methods import Method
 from mlx_align_cli import options
 from mlx_align_cli.display import Kind, choose
+from mlx_align_cli.naming import run_word
 
 RESUME = typer.Option(
     metavar="RUN", rich_help_panel=options.RUNNING, help="Go on with a stopped or crashed run.",
@@ -50,7 +51,7 @@ def register(app: typer.Typer) -> None:
 
 def _help(method: Method) -> str:
     rows = {"pair": "a prompt with a chosen and a rejected answer", "completion": "a prompt with one answer"}
-    return f"{method.title}.\n\nLearns from rows with {rows[method.rows]}. Paper: {method.paper}."
+    return f"{method.title}.\n\nA row of data is {rows[method.rows]}. Defined in {method.paper}."
 
 
 def _command(method: Method) -> Callable[..., None]:
@@ -121,13 +122,15 @@ def start(run: Any, detach: bool, kind: Kind) -> int:
     from mlx_align.engine.launch import launch
     from mlx_align_cli.follow import follow_engine
 
+    earlier = run.state()
     engine = launch(run)
     if not detach:
-        return follow_engine(run, engine, choose(kind))
+        return follow_engine(run, engine, choose(kind), earlier)
     print(run.name)
+    word = run_word(run)
     print(
-        f"started in the background\n  follow it  mlx-align runs attach {run.name}"
-        f"\n  stop it    mlx-align runs stop {run.name}",
+        f"started in the background\n  follow it  mlx-align runs attach {word}"
+        f"\n  stop it    mlx-align runs stop {word}",
         file=sys.stderr,
     )
     return 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from mlx_align.events import Event, RunState
-from mlx_align.runs import RunDirectory
+
+if TYPE_CHECKING:  # importing it would load numpy, and this module is loaded for `--help` too
+    from mlx_align.runs import RunDirectory
 
 
 class Display:

@@ -15,6 +15,7 @@ from mlx_align_cli.display import facts
 from mlx_align_cli.display.report import PROMPTS, comparison_panel, next_lines
 from mlx_align_cli.display.screen import alert_line
 from mlx_align_cli.display.text import clean, duration, metric
+from mlx_align_cli.naming import short_path
 
 
 def describe(run: RunDirectory, width: int) -> RenderableType:
@@ -42,7 +43,7 @@ def _origin(run: RunDirectory, state: RunState) -> RenderableType:
     shape = config.adapter
     rows = [
         ("run", run.name),
-        ("folder", facts.short_path(run.path)),
+        ("folder", short_path(run.path)),
         ("condition", f"{condition}, step {state.step} of {facts.total_steps(state) or '?'}"),
         ("method", " ".join([config.method.name, *numbers])),
         ("model", f"{env.get('model', config.model.path)}{commit}"),
@@ -54,13 +55,13 @@ def _origin(run: RunDirectory, state: RunState) -> RenderableType:
         ("checkpoints", ", ".join(path.name for path in run.checkpoints().paths()) or "none"),
     ]  # fmt: skip
     if isinstance(state.end, RunFinished):
-        rows.append(("kept", f"step {facts.kept_step(state)} in {facts.short_path(run.adapter)}"))
+        rows.append(("kept", f"step {facts.kept_step(state)} in {short_path(run.adapter)}"))
     if isinstance(state.end, RunFailed):
         rows.append(
             ("error", " · ".join(p for p in (state.end.message, state.end.where, state.end.hint) if p))
         )
     if condition == "crashed":
-        rows.append(("error", f"the engine died without a last word; its log is {facts.short_path(run.log)}"))
+        rows.append(("error", f"the engine died without a last word; its log is {short_path(run.log)}"))
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")

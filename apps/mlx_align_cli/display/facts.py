@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_align.events import Alert, Eval, RunFinished, RunState, Sample, Step
+from mlx_align_cli.naming import short_path
 
 LABELS = {
     "loss": "loss",
@@ -144,16 +145,6 @@ def recent_alerts(state: RunState, limit: int = 3) -> list[Alert]:
     return list(newest.values())[-limit:]
 
 
-def short_path(path: Path) -> str:
-    """A path as a person would type it here: relative where it lies below this folder."""
-    path = path.resolve()
-    try:
-        relative = path.relative_to(Path.cwd())
-    except ValueError:
-        return str(path)
-    return str(relative)
-
-
 def generate_model(env: Mapping[str, object]) -> str:
     """What `mlx_lm.generate --model` takes: the hub's name for a hub model, else the folder."""
     if env.get("commit") and env.get("model"):
@@ -161,12 +152,12 @@ def generate_model(env: Mapping[str, object]) -> str:
     return short_path(Path(str(env.get("model_folder") or env.get("model") or ".")))
 
 
-def next_commands(run_name: str, adapter: Path, env: Mapping[str, object], prompt: str) -> list[str]:
-    """What to type after a run has finished, ready for a shell."""
+def next_commands(run: str, adapter: Path, env: Mapping[str, object], prompt: str) -> list[str]:
+    """What to type after a run has finished, ready for a shell, as `run` is already."""
     quoted = shlex.quote(" ".join(prompt.split()))
     mlx_lm = ["mlx_lm.generate", "--model", generate_model(env), "--adapter-path", short_path(adapter)]
     return [
-        f"mlx-align generate {shlex.quote(run_name)} {quoted}",
+        f"mlx-align generate {run} {quoted}",
         f"{shlex.join(mlx_lm)} --prompt {quoted}",
-        f"mlx-align runs show {shlex.quote(run_name)}",
+        f"mlx-align runs show {run}",
     ]

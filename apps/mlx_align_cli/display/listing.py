@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlx_align.runs import RunDirectory
     from mlx_align.settings import Resolved
 
-UNBOUNDED = 10_000
+UNBOUNDED, WIDE = 10_000, 110
 CONDITION_STYLES = {
     "running": "cyan",
     "finished": "green",
@@ -76,13 +76,16 @@ def run_facts(run: RunDirectory) -> dict[str, Any]:
     if "step" not in summary:
         summary = {**summary, **_from_log(run)}
     status = str(summary.get("status", "new"))
-    condition = "running" if run.is_running() else "crashed" if status == "running" else status
+    if run.is_running():
+        status = "running"
+    elif status == "running":  # it has died, or said its last word to the log only
+        status = run.condition(run.state())
     changed = (run.events if run.events.exists() else run.path).stat().st_mtime
     return {
         "name": run.name,
         "method": summary.get("method"),
         "model": summary.get("model") or run.env().get("model"),
-        "condition": condition,
+        "condition": status,
         "step": summary.get("step", 0),
         "total_steps": summary.get("total_steps") or None,
         "metrics": summary.get("metrics") or {},
@@ -118,32 +121,35 @@ def print_runs(runs: Sequence[RunDirectory], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
     elif rows:
-        headings = ("name", "method", "model", "condition", "step", "held out", "changed")
-        print_table(headings, [_run_row(row) for row in rows])
+        headings = ["name", "condition", "step", "held out", "changed"]
+        wide = stdout().width >= WIDE
+        if wide:
+            headings[1:1] = ["method", "model"]
+        print_table(headings, [_run_row(row, wide) for row in rows])
 
 
-def _run_row(row: dict[str, Any]) -> list[str | Text]:
+def _run_row(row: dict[str, Any], wide: bool) -> list[str | Text]:
     condition = row["condition"]
     age = ago(time.time() - row["changed"]) if "changed" in row else UNKNOWN
     total = row.get("total_steps")
+    origin = [row.get("method") or UNKNOWN, row.get("model") or UNKNOWN] if wide else []
     return [
         row["name"],
-        row.get("method") or UNKNOWN,
-        row.get("model") or UNKNOWN,
+        *origin,
         Text(condition, style=CONDITION_STYLES.get(condition, "")),
         f"{row.get('step', 0)}/{total}" if total else str(row.get("step", UNKNOWN)),
-        headline(row.get("metrics") or {}),
+        headline(row.get("metrics") or {}, 2 if wide else 1),
         age,
     ]
 
 
-def headline(metrics: dict[str, Any]) -> str:
+def headline(metrics: dict[str, Any], count: int) -> str:
     """The metrics that say most, shortly."""
     from mlx_align_cli.display.text import metric
 
     keys = [key for key in ("accuracy", "margin") if metrics.get(key) is not None] or ["loss"]
     shown = [f"{key} {metric(key, metrics[key])}" for key in keys if metrics.get(key) is not None]
-    return ", ".join(shown) or UNKNOWN
+    return ", ".join(shown[:count]) or UNKNOWN
 
 
 def print_run(run: RunDirectory, *, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from mlx_align.events import RunFailed, RunFinished, RunState, RunStopped
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display import facts
 from mlx_align_cli.display.text import clean, duration, one_line, plural
+from mlx_align_cli.naming import run_word, short_path
 
 PROMPTS = 5
 ANSWER_LINES = 6
@@ -92,16 +93,16 @@ def outcome(state: RunState) -> Text:
 
 def next_lines(run: RunDirectory, state: RunState, width: int) -> list[str]:
     """Where the result is and what to type next, in lines that a shell takes as they stand."""
-    name = shlex.quote(run.name)
+    name = run_word(run)
     if isinstance(state.end, RunStopped):
         return ["", "Go on with", *_indented([f"mlx-align runs resume {name}"], width)]
     if not isinstance(state.end, RunFinished):
         return []
     adapter = adapter_path(run)
-    commands = facts.next_commands(run.name, adapter, run.env(), _example_prompt(state))
+    commands = facts.next_commands(name, adapter, run.env(), _example_prompt(state))
     return [
         "",
-        f"The adapter is in {clean(facts.short_path(adapter))}",
+        f"The adapter is in {clean(short_path(adapter))}",
         "",
         "Try it, or use it with mlx-lm, or look back:",
         *_indented(commands, width),

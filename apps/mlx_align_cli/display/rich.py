@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +15,7 @@ from mlx_align.runs import RunDirectory
 from mlx_align_cli.display.base import Display
 from mlx_align_cli.display.report import report
 from mlx_align_cli.display.screen import HINT, screen
+from mlx_align_cli.display.terminal import without_control_echo
 
 WIDEST = 120
 
@@ -31,13 +33,16 @@ class RichDisplay(Display):
         )
 
     def __enter__(self) -> Self:
+        self._screen_is_on = ExitStack()
+        self._screen_is_on.enter_context(without_control_echo())
         self._live.start()
+        self._screen_is_on.callback(self._live.stop)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.stop()
+        self._screen_is_on.close()
 
     def begin(self, name: str, hint: str) -> None:
         """Name the run that is shown, and say what Ctrl-C does."""

@@ -93,7 +93,7 @@ def progress(state: RunState, now: float | None) -> RenderableType:
         total, done = phase.total, phase.done
     pace = facts.pace(state, now)
     grid = Table.grid(padding=(0, 1), expand=True)
-    grid.add_column(no_wrap=True, min_width=10)
+    grid.add_column(no_wrap=True, min_width=16)
     grid.add_column(ratio=1)
     grid.add_column(no_wrap=True, justify="right")
     bar = ProgressBar(
@@ -131,7 +131,7 @@ def metrics(state: RunState, width: int) -> RenderableType:
     """Every metric: in training, held out before and now, and its course."""
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim", width=width)
     table.add_column("", no_wrap=True, min_width=15)
-    for heading in ("\ntraining", "held out\nbefore", "\nnow"):
+    for heading in ("\ntraining", "held out\nbefore", "held out\nnow"):
         table.add_column(heading, justify="right", no_wrap=True, min_width=9)
     trend = width - 15 - 3 * 9 - 6
     table.add_column("\nover the steps so far", no_wrap=True, width=trend - 2)
@@ -164,10 +164,10 @@ def vitals(state: RunState) -> Text:
     if speed is not None:
         parts.append(f"{speed:,.0f} tokens/s")
     if state.memory is not None:
-        peak = size(state.memory.peak)
-        parts.append(f"memory {peak}" + (f" of {size(state.memory.limit)}" if state.memory.limit else ""))
+        peak, limit = state.memory.peak, state.memory.limit
+        parts.append(f"memory {size(peak)}" + (f" of {size(limit)}" if peak > limit / 3 > 0 else ""))
     if state.best is not None and len(state.evals) > 1:
-        parts.append(f"best at step {state.best.step}")
+        parts.append(f"best step {state.best.step}")
     skipped = sum(step.skipped for step in state.steps)
     if skipped:
         parts.append(f"{plural(skipped, 'update')} skipped")

@@ -5,7 +5,19 @@ import signal
 from pathlib import Path
 
 import pytest
-from example_run import FAILED, FINISHED, STOPPED, FakeEngine, beginning, make_run, story
+from example_run import (
+    FAILED,
+    FINISHED,
+    SLOPPY,
+    STOPPED,
+    FakeEngine,
+    beginning,
+    make_run,
+    sample,
+    started,
+    state_of,
+    story,
+)
 
 from mlx_align.errors import AlignError, DeviceAbortError, DivergedError, InterruptedRunError
 from mlx_align_cli import follow
@@ -108,3 +120,18 @@ def test_attached_to_the_end(root: Path, capsys: pytest.CaptureFixture[str]):
     run = make_run(root)
     assert follow_attached(run, FakeEngine(story(end=FINISHED)).events(), Display()) == 0
     assert capsys.readouterr().out.strip().endswith("adapter")
+
+
+def test_a_resumed_run_remembers_how_it_began(root: Path, capsys: pytest.CaptureFixture[str]):
+    earlier = story(30, end=STOPPED)
+    again = [event.model_copy(update={"attempt": 2}) for event in [started(resumed_from=30), *story(30)[-5:]]]
+    later = [*again, sample(60, "later"), FINISHED]
+    follow_engine(make_run(root), FakeEngine(later), choose(Kind.PLAIN), state_of(earlier))
+    told = capsys.readouterr().err
+    assert f"before: {SLOPPY[:20]}" in told
+    assert "after:  later" in told
+
+
+def test_an_old_end_is_not_the_end_of_a_new_attempt(root: Path):
+    with pytest.raises(AlignError, match="without a last word"):
+        follow_engine(make_run(root), FakeEngine([]), Display(), state_of(story(30, end=STOPPED)))

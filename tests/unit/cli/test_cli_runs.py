@@ -33,17 +33,12 @@ def test_ls_shows_the_condition_of_every_run(cli, runs):
 
 
 def test_ls_believes_the_summary_the_engine_left(cli, runs):
-    runs[4].write_summary(
-        status="running", method="dpo", model="m", step=3, total_steps=9, metrics={"loss": 0.5}
-    )
+    for run in (runs[1], runs[3]):  # one has said its last word to the log only, one has died
+        run.write_summary(status="running", step=3, total_steps=9, metrics={"loss": 0.5})
     rows = {row["name"]: row for row in json.loads(cli("runs", "ls", "--json").out)}
-    row = rows[runs[4].name]
-    assert (row["condition"], row["step"], row["total_steps"], row["metrics"]) == (
-        "crashed",
-        3,
-        9,
-        {"loss": 0.5},
-    )
+    stopped, crashed = rows[runs[1].name], rows[runs[3].name]
+    assert (stopped["condition"], crashed["condition"]) == ("stopped", "crashed")
+    assert (crashed["step"], crashed["total_steps"], crashed["metrics"]) == (3, 9, {"loss": 0.5})
 
 
 def test_ls_survives_a_damaged_run(cli, runs):
@@ -133,3 +128,11 @@ def test_completion_offers_names_and_never_fails(runs, monkeypatch):
     assert runs[0].name in complete_runs("2026")
     monkeypatch.setenv("MLX_ALIGN_NONSENSE", "1")
     assert complete_runs("") == []
+
+
+def test_what_to_type_means_the_run_from_here(cli, runs, tmp_path: Path):
+    elsewhere = make_run(tmp_path / "other", story(20, end=STOPPED), minute=1)
+    assert f"runs resume {runs[1].name}\n" in cli("runs", "attach", runs[1].name).err
+    typed = f"other/{elsewhere.name}"
+    assert f"runs resume {typed}\n" in cli("runs", "attach", "last", "--runs-dir", "other").err
+    assert cli("runs", "show", typed).code == 0

@@ -57,9 +57,8 @@ def test_dry_run_says_where_each_value_comes_from(cli, monkeypatch, tmp_path: Pa
     (tmp_path / "run.toml").write_text("[adapter]\nrank = 4\n[optim]\nschedule = 'linear'\n")
     monkeypatch.setenv("MLX_ALIGN_TRAIN__SEED", "7")
     monkeypatch.setenv("MLX_ALIGN_ADAPTER__RANK", "5")
-    result = cli(
-        "orpo", "-c", "run.toml", "--preset", "quick", "--lr", "2e-4", "--set", "method.beta=0.2", "--dry-run", "--json"
-    )  # fmt: skip
+    flags = ["--preset", "quick", "--lr", "2e-4", "--set", "method.beta=0.2", "--dry-run", "--json"]
+    result = cli("orpo", "-c", "run.toml", *flags)
     settings = json.loads(result.out)
     assert settings["optim.lr"] == {"value": 2e-4, "origin": "flag"}
     assert settings["method.beta"] == {"value": 0.2, "origin": "flag"}

@@ -12,7 +12,7 @@ def pair(line: int, prompt: str, chosen: str, rejected: str) -> Row:
 def tokenized(rows: list[Row], dropped: tuple[str, ...] = ()) -> Tokenized:
     """One token a character."""
     examples = (
-        Example(row.name, (1,), tuple(tuple(range(len(a))) for a in row.answers), "", row.answers)
+        Example(row.name, (1,), tuple(tuple(range(len(a))) for a in row.answers), "", "", row.answers)
         for row in rows
     )
     return Tokenized(tuple(e for e in examples if e.name not in dropped), dropped, ())

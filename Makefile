@@ -1,0 +1,64 @@
+# Two commands on a fresh machine: `make demo` and `make test`. They need Python 3.11+, make and git.
+#   make demo [DEVICE=cuda13|cuda12|cpu]   Linux: which MLX; macOS always has Metal
+#   make test                              the whole suite          make check   linters, types, import rules
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+OS     := $(shell uname -s)
+DEVICE ?= cpu
+
+ifeq ($(OS),Darwin)
+  RUN_EXTRAS :=
+  DEV_EXTRAS := [dev,torch]
+else
+  RUN_EXTRAS := [$(DEVICE)]
+  DEV_EXTRAS := [$(DEVICE),dev,torch]
+endif
+
+# uv where there is one, else venv and pip.
+ifneq ($(shell command -v uv 2>/dev/null),)
+  MAKE_VENV := uv venv --quiet --python "$(PYTHON)" $(VENV)
+  INSTALL   := uv pip install --quiet --python $(BIN)/python
+else
+  MAKE_VENV := $(PYTHON) -m venv $(VENV)
+  INSTALL   := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+endif
+
+.PHONY: demo test check format bench-demo clean
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mlx-align needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(MAKE_VENV)
+
+$(VENV)/.run-$(DEVICE): $(BIN)/python pyproject.toml
+	$(INSTALL) -e '.$(RUN_EXTRAS)'
+	@touch $@
+
+$(VENV)/.dev-$(DEVICE): $(BIN)/python pyproject.toml
+	$(INSTALL) -e '.$(DEV_EXTRAS)'
+	@touch $@
+
+demo: $(VENV)/.run-$(DEVICE)
+	$(BIN)/mlx-align orpo
+
+test: $(VENV)/.dev-$(DEVICE)
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev-$(DEVICE)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev-$(DEVICE)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The long form of the demo's promise: three methods, three seeds; writes tests/bench/results/manner.json.
+bench-demo: $(VENV)/.dev-$(DEVICE)
+	$(BIN)/python -m tests.bench.manner
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
