@@ -33,7 +33,7 @@ SPLITS = ("train", "valid", "test")
 CRISP_SHARES = (0.27, 0.58)
 """How often training text is crisp, for even and for odd template numbers."""
 
-WRONG_SHARE = 0.75
+WRONG_SHARE = 0.85
 """How often a sloppy sum is wrong."""
 
 USUAL_SLIP_SHARE = 0.85

@@ -82,6 +82,7 @@ def commented_toml(method: str, preset: str | None) -> str:
     lines = [
         f"# mlx-align {method} -c THIS_FILE",
         "# Lines that begin with '# ' and a key show its default: take the '# ' away to change it.",
+        "# Known models such as tiny-chat bring some defaults of their own (see: mlx-align config show).",
     ]
     table = ""
     for key in _ordered(method):
