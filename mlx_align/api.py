@@ -15,7 +15,7 @@ from mlx_align import embedded, methods
 from mlx_align.config import RunConfig
 from mlx_align.data import load_dataset
 from mlx_align.engine.launch import launch
-from mlx_align.errors import AlignError, UsageError
+from mlx_align.errors import UsageError, error_class
 from mlx_align.events import Event, RunFailed
 from mlx_align.hub import ModelSource, resolve_model
 from mlx_align.runs import RunDirectory, create
@@ -30,7 +30,9 @@ def data_path(config: RunConfig) -> Path:
 
 
 def prepare(resolved: Resolved) -> RunDirectory:
-    """Check the model and every row of the data, and only then make the run directory.
+    """Find the model and read every row of the data, and only then make the run directory.
+
+    What needs the tokenizer (chat template, special tokens, lengths) the engine checks before it trains.
 
     Raises:
         UsageError: the model cannot be found or used.
@@ -103,5 +105,5 @@ def align(
         if on_event is not None:
             on_event(last)
     if isinstance(last, RunFailed):
-        raise AlignError(last.message, where=last.where, hint=last.hint)
+        raise error_class(last.exit_code)(last.message, where=last.where, hint=last.hint)
     return run

@@ -100,7 +100,9 @@ class AdapterConfig(Section):
 class OptimConfig(Section):
     """The optimiser and its schedule."""
 
-    name: Literal["adamw", "adam", "adafactor", "lion", "muon"] = "adamw"
+    name: Literal["adamw", "adam", "adafactor", "lion", "muon"] = Field(
+        default="adamw", description="the optimiser, from mlx.optimizers; Adam's kin with bias correction"
+    )
     lr: float = Field(default=5e-5, gt=0, description="peak learning rate")
     weight_decay: float = Field(
         default=0.0,

@@ -101,6 +101,12 @@ class InterruptedRunError(AlignError):
     kind = "interrupted"
 
 
+def error_class(exit_code: int) -> type[AlignError]:
+    """The class whose errors end a process with this code; AlignError for any other."""
+    kinds = (UsageError, DataError, WontFitError, DivergedError, DeviceAbortError, InterruptedRunError)
+    return next((kind for kind in kinds if kind.exit_code == exit_code), AlignError)
+
+
 EXIT_CODES: dict[int, str] = {
     0: "success",
     1: "failed",

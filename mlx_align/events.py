@@ -143,7 +143,10 @@ class Heartbeat(Event):
 
 
 class RunFinished(Event):
-    """Training ended as planned, or early because it no longer improved (`reason`)."""
+    """Training ended as planned, or early because it no longer improved (`reason`).
+
+    `adapter` is relative to the run directory.
+    """
 
     type: Literal["run_finished"] = "run_finished"
     step: int

@@ -177,7 +177,7 @@ def gather(
 
     Args:
         method: the method the command names, or None where file or environment may name it.
-        flags: dotted key -> value as given on the command line; a value of None means "not set here".
+        flags: dotted key -> value, only the keys given on the command line.
         file: the file given with -c.
         preset: the preset's name.
         environ: environment variables; None for the process's own.

@@ -11,7 +11,8 @@ prompt which split it belongs to:
 - rewriting of freely drawn words: 8% and 8% of the word combinations, by hash.
 
 How often the base model's text is crisp depends on the phrasing: `CRISP_SHARES` alternate between
-the templates of a topic. So greedy decoding is crisp on about half of the prompts.
+the templates of a topic, and every third template of a sum has the larger one. So greedy decoding is
+crisp on about half of the prompts.
 """
 
 from __future__ import annotations
@@ -291,7 +292,7 @@ def _arithmetic_item(rng: Random) -> Item:
         key=str(right),
         number=right,
         split=_arithmetic_split(operation.sign, first, second),
-        crisp_share=_crisp_share(number, template),
+        crisp_share=CRISP_SHARES[(number + template) % 3 == 0],
     )
 
 

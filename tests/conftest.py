@@ -1,18 +1,19 @@
-"""Shared by all tests: a clean environment, and the embedded model as a policy."""
+"""Shared by all tests: OpenBLAS before anyone imports mlx, and a clean environment."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import mlx_align.backends.mlx  # noqa: F401  (loads OpenBLAS before mlx)
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test reads a person's own configuration, and none writes where it was started."""
     for name in [name for name in os.environ if name.startswith("MLX_ALIGN_")]:
         monkeypatch.delenv(name)
@@ -20,4 +21,3 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.chdir(tmp_path)
-    yield

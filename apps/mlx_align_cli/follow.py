@@ -13,15 +13,7 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Protocol
 
-from mlx_align.errors import (
-    AlignError,
-    DataError,
-    DeviceAbortError,
-    DivergedError,
-    InterruptedRunError,
-    UsageError,
-    WontFitError,
-)  # fmt: skip
+from mlx_align.errors import AlignError, InterruptedRunError, error_class
 from mlx_align.events import Event, RunFailed, RunFinished, RunState, RunStopped, reduce
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display import Display
@@ -33,18 +25,6 @@ DETACHES = "Ctrl-C detaches; the run goes on"
 STOPPING = "saving a checkpoint, press Ctrl-C again to kill"
 KILLING = "killing the engine"
 INTERRUPTED, TERMINATED = 130, 143
-_BY_EXIT_CODE: dict[int, type[AlignError]] = {
-    kind.exit_code: kind
-    for kind in (
-        AlignError,
-        UsageError,
-        DataError,
-        WontFitError,
-        DivergedError,
-        DeviceAbortError,
-        InterruptedRunError,
-    )
-}
 
 
 class Engine(Protocol):
@@ -158,9 +138,8 @@ def _conclude(run: RunDirectory, state: RunState, display: Display) -> int:
         case RunStopped():
             return INTERRUPTED
         case RunFailed() as end:
-            kind = _BY_EXIT_CODE.get(end.exit_code, AlignError)
             hint = end.hint or f"The engine's log is {run.log}."
-            raise kind(end.message, where=end.where, hint=hint)
+            raise error_class(end.exit_code)(end.message, where=end.where, hint=hint)
     raise AlignError("the run ended without a last word", where=run.name, hint=f"See {run.log}.")
 
 

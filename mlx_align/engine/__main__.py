@@ -13,7 +13,7 @@ from mlx_align.engine.reporter import Reporter
 from mlx_align.engine.session import Session
 from mlx_align.errors import AlignError, DeviceAbortError, InterruptedRunError
 from mlx_align.events import RunFailed
-from mlx_align.runs import CHECKPOINT, STOP, EventWriter, RunDirectory, RunLock, next_numbers
+from mlx_align.runs import STOP, EventWriter, RunDirectory, RunLock, next_numbers
 
 
 def main(arguments: list[str]) -> int:
@@ -29,8 +29,6 @@ def main(arguments: list[str]) -> int:
 
 def attempt(run: RunDirectory) -> int:
     """Continue a run whose lock is held, and say in its log how it ended."""
-    for request in (STOP, CHECKPOINT):
-        run.control.clear(request)
     _stop_on_signals(run)
     number, seq = next_numbers(run.events)
     writer = EventWriter(run.events, attempt=number, seq=seq)

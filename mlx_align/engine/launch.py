@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from mlx_align.errors import AlignError, DeviceAbortError, UsageError
 from mlx_align.events import Event, RunFailed, RunFinished, RunStopped
-from mlx_align.runs import STOP, EventReader, RunDirectory
+from mlx_align.runs import CHECKPOINT, STOP, EventReader, RunDirectory
 
 POLL_SECONDS = 0.1
 TERMINAL = (RunFinished, RunStopped, RunFailed)
@@ -63,6 +63,8 @@ def launch(run: RunDirectory) -> Engine:
             f"an engine is already working on the run '{run.name}'",
             hint=f"Follow it with `mlx-align runs attach {run.name}`.",
         )
+    for request in (STOP, CHECKPOINT):  # left over from an attempt that died; the engine itself clears none,
+        run.control.clear(request)  # so that a request made while it is still loading is not lost
     command = [sys.executable, "-m", "mlx_align.engine", str(run.path)]
     reader = EventReader(run.events)
     for _ in reader.read():  # what earlier attempts said is not news
@@ -76,6 +78,8 @@ def launch(run: RunDirectory) -> Engine:
             start_new_session=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
+    while process.poll() is None and not run.is_running():  # until then it could not be asked to stop
+        time.sleep(POLL_SECONDS / 5)
     return Engine(run, process, reader)
 
 
@@ -105,7 +109,7 @@ def _follow(reader: EventReader, alive: Callable[[], bool]) -> Iterator[Event]:
 
 def crash(run: RunDirectory, code: int | None) -> AlignError:
     """The error for an engine that died without a last word."""
-    resume = f"See {run.log}. `mlx-align runs resume {run.name}` goes on from the last checkpoint."
+    resume = f"See {run.log}. `mlx-align runs resume {run.path}` goes on from the last checkpoint."
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         advice = {

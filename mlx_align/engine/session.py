@@ -109,7 +109,7 @@ class Session:
         return RunData(train.examples, valid.examples, config.train, objective)
 
     def _same_tokens(self, tokens: str) -> None:
-        """A template may write today's date, or a tokenizer be exchanged: a resume must see the same tokens."""
+        """A resume must see the same tokens, though a template may write the date or a file be exchanged."""
         env = self.run.env()
         if env.setdefault("tokens_fingerprint", tokens) != tokens:
             raise DataError(
@@ -184,6 +184,7 @@ class Session:
                 progress(done, total)
                 if self.run.control.requested(STOP):
                     self.run.control.clear(STOP)
+                    self._summary("stopped", TrainerState())
                     self.report(RunStopped(step=0, checkpoint=""))
                     raise InterruptedRunError("stopped before the first step")
 
@@ -220,7 +221,7 @@ class Session:
             RunFinished(
                 step=state.step,
                 reason=outcome,
-                adapter=str(self.run.adapter),
+                adapter=self.run.adapter.name,
                 best_step=state.best_step,
                 seconds=seconds,
             )

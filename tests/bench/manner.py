@@ -51,9 +51,7 @@ def align(root: Path, method: str, seed: int = 0) -> tuple[RunDirectory, float]:
     flags = {"runs.dir": str(root), "train.seed": seed}
     run = prepare(resolve(gather(method, flags=flags, environ={})))
     began = time.monotonic()
-    last = None
-    for last in launch(run).events():
-        pass
+    last = list(launch(run).events())[-1]
     assert isinstance(last, RunFinished), run.log.read_text()
     return run, time.monotonic() - began
 

@@ -41,7 +41,9 @@ def assert_clean(done: subprocess.CompletedProcess[str], code: int, *words: str)
 def test_broken_data_is_refused_with_its_place(name: str, tmp_path: Path) -> None:
     expected = EXPECTED[name]
     method = "sft" if expected["key"] == "messages" else "orpo"
-    done = program(method, "tiny-chat", str(BROKEN / name), "--set", "data.too_long=error", "--display", "plain")
+    done = program(
+        method, "tiny-chat", str(BROKEN / name), "--set", "data.too_long=error", "--display", "plain"
+    )
     place = name if expected["line"] is None else f"{name}:{expected['line']}"
     words = [place] if expected["key"] is None else [place, f"'{expected['key']}'"]
     assert_clean(done, 3, *words)
@@ -57,7 +59,8 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "conflict": (["orpo", "--steps", "5", "--epochs", "2"], 2, "both set"),
     "ignored value": (["dpo", "--set", "method.loss_type=ipo", "--set", "method.label_smoothing=0.1"], 2,
                       "no meaning"),
-    "ignored decay": (["orpo", "--set", "optim.name=adam", "--set", "optim.weight_decay=0.1"], 2, "no meaning"),
+    "ignored decay": (["orpo", "--set", "optim.name=adam", "--set", "optim.weight_decay=0.1"], 2,
+                      "no meaning"),
     "two starts": (["orpo", "--set", "adapter.start=x", "--set", "adapter.rank=2"], 2, "starting adapter"),
     "missing config": (["orpo", "-c", "nowhere.toml"], 2, "nowhere.toml"),
     "unwritable": (["orpo", "--runs-dir", "/dev/null/runs"], 1, "/dev/null/runs"),
@@ -90,7 +93,16 @@ def test_from_python_in_three_lines(tmp_path: Path) -> None:
 
 def test_detached_run_survives_its_terminal(tmp_path: Path) -> None:
     """Start in a terminal that is then closed; find it, follow it, stop it, resume it."""
-    arguments = ["orpo", "--detach", "--steps", "4000", "--set", "eval.rows=4", "--set", "checkpoint.every=1000"]
+    arguments = [
+        "orpo",
+        "--detach",
+        "--steps",
+        "4000",
+        "--set",
+        "eval.rows=4",
+        "--set",
+        "checkpoint.every=1000",
+    ]
     child, terminal = pty.fork()
     if child == 0:
         os.execv(sys.executable, [*PROGRAM, *arguments])

@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import mlx_lm
 import numpy as np
 import pytest
 
-import mlx_align.backends.mlx  # noqa: F401  (loads OpenBLAS before mlx)
-import mlx.core as mx  # isort: skip
-import mlx_lm
 from mlx_align import backends, embedded
 from mlx_align.config import BackendConfig
 from mlx_align.data import collate
@@ -78,8 +77,8 @@ def test_mlx_lm_generate_and_fuse(tmp_path: Path) -> None:
     base = str(embedded.model_folder())
     common = [sys.executable, "-c", code]
     said = subprocess.run(
-        [*common, "generate", "--model", base, "--adapter-path", str(run.adapter), "--prompt", "What is 2 + 3?",
-         "--max-tokens", "24", "--temp", "0", "--verbose", "False"],
+        [*common, "generate", "--model", base, "--adapter-path", str(run.adapter),
+         "--prompt", "What is 2 + 3?", "--max-tokens", "24", "--temp", "0", "--verbose", "False"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert said.stdout.strip()
@@ -99,7 +98,7 @@ def test_continuing_from_an_adapter(tmp_path: Path) -> None:
     assert support.engine(first) == 0
     run = support.new_run(tmp_path / "more", "dpo", adapter__start=str(first.adapter))
     assert support.engine(run) == 0
-    start = list(run.state().evals)[0].metrics
+    start = run.state().evals[0].metrics
     assert start["margin"] == pytest.approx(0.0, abs=1e-6)
     assert start["kl"] == pytest.approx(0.0, abs=1e-9)
     assert (run.path / "start" / "adapters.safetensors").read_bytes() == (

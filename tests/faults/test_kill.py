@@ -38,7 +38,11 @@ def metrics_of(run: RunDirectory) -> list[dict[str, Any]]:
 def arrays_of(run: RunDirectory) -> dict[str, np.ndarray]:
     latest = run.checkpoints().latest()
     assert latest is not None
-    files = (latest / "adapters.safetensors", latest / "training.safetensors", run.adapter / "adapters.safetensors")
+    files = (
+        latest / "adapters.safetensors",
+        latest / "training.safetensors",
+        run.adapter / "adapters.safetensors",
+    )
     return {f"{path.name} {name}": value for path in files for name, value in load_file(path).items()}
 
 

@@ -31,9 +31,7 @@ def gradient(
         for example in sorted((e for group in groups for e in group), key=lambda e: e.name)
     }
     batches = [
-        collate(
-            group, scores_prompt=scores_prompt, ref_logps=[ref[e.name] for e in group], pad_to=pad_to
-        )
+        collate(group, scores_prompt=scores_prompt, ref_logps=[ref[e.name] for e in group], pad_to=pad_to)
         for group in groups
     ]
     counts: dict[str, float] = {}

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
-import mlx_align.backends.mlx  # noqa: F401  (loads OpenBLAS before mlx)
-import mlx.core as mx  # isort: skip
 from mlx_align import methods
 from mlx_align.backends.mlx.ops import MlxOps
 from mlx_align.batch import Batch
