@@ -38,7 +38,6 @@ def prepare(resolved: Resolved) -> RunDirectory:
         UsageError: the model cannot be found or used.
         DataError: a row or a file cannot be used.
         AlignError: the run directory cannot be written.
-
     """
     config = resolved.config
     source = resolve_model(config.model.path, config.model.revision)
@@ -96,7 +95,6 @@ def align(
 
     Raises:
         AlignError: whatever ended the run early.
-
     """
     flags = {**(settings or {}), "model.path": model, "data.path": str(data)}
     run = prepare(resolve(gather(method, flags=flags, preset=preset)))

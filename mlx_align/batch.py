@@ -33,7 +33,6 @@ class Batch:
         branch_row: (N,) int32. Which prompt each branch continues.
         ref_logps: (N, T) float32 log-probabilities under the reference policy, or None.
         rows: the B row names ("file:line"), so that an alert can name them.
-
     """
 
     prompt_ids: Array

@@ -218,7 +218,6 @@ def read_toml(path: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: the file cannot be read or is not TOML; the message has the line and column.
-
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -252,7 +251,6 @@ def from_toml(path: Path) -> RunConfig:
 
     Raises:
         ConfigError: the file is missing, damaged, or has a value this version refuses.
-
     """
     tree = read_toml(path)
     train = tree.get("train", {})

@@ -26,7 +26,6 @@ class AlignError(Exception):
         message: one sentence that says what happened.
         where: the place: "file:line", a row, a dotted config key; None when the message says it.
         hint: what to do next, as an instruction; None when the message makes it plain.
-
     """
 
     exit_code: ClassVar[int] = 1

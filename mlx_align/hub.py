@@ -33,7 +33,6 @@ def resolve_model(name: str, revision: str | None = None) -> ModelSource:
     Raises:
         UsageError: there is no such model, or it is not one that can be used.
         AlignError: the hub cannot be reached and the model is not in the cache.
-
     """
     local = Path(name).expanduser()
     if name != embedded.TINY_CHAT and not local.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):

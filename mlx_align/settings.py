@@ -88,7 +88,6 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         ConfigError: a key is used both as a value and as a table.
-
     """
     tree: dict[str, Any] = {}
     for key, value in flat.items():
@@ -117,7 +116,6 @@ def from_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         ConfigError: one has no "=", or a key is set twice.
-
     """
     values: dict[str, Any] = {}
     for assignment in assignments:
@@ -181,7 +179,6 @@ def gather(
         file: the file given with -c.
         preset: the preset's name.
         environ: environment variables; None for the process's own.
-
     """
     strong = [
         *_user_layer(),
@@ -229,7 +226,6 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     Raises:
         ConfigError: an unknown key, a value out of range, or values that conflict; `where` names the
             key and the layer it came from.
-
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}

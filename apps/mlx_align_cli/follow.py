@@ -74,7 +74,6 @@ def follow_engine(
 
     Raises:
         AlignError: the run failed, or its engine died.
-
     """
     display.begin(run.name, STOPS)
     interrupts = _Interrupts(engine, display)
@@ -104,7 +103,6 @@ def follow_attached(run: RunDirectory, events: Iterator[Event], display: Display
 
     Raises:
         AlignError: the run failed or crashed.
-
     """
     display.begin(run.name, DETACHES)
     try:

@@ -65,7 +65,6 @@ def run(arguments: list[str]) -> int:
 
     Returns:
         the exit code.
-
     """
     session = Session()
     try:

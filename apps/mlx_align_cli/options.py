@@ -118,7 +118,6 @@ def display_kind(display: Kind, json: bool) -> Kind:
 
     Raises:
         ConfigError: they contradict each other.
-
     """
     if json and display not in (Kind.AUTO, Kind.JSON):
         raise ConfigError(f"--json and --display {display} contradict each other", hint="Give one of them.")
@@ -134,7 +133,6 @@ def merge(named: Mapping[str, tuple[str, Any]], assignments: list[str] | None) -
 
     Raises:
         ConfigError: a key is given both ways.
-
     """
     given = {key: value for key, (_, value) in named.items() if value is not None}
     values = from_assignments(assignments or [])

@@ -14,7 +14,6 @@ def create(config: BackendConfig) -> Backend:
 
     Raises:
         UsageError: its framework is not installed, or it has no such device.
-
     """
     factory = cast(BackendFactory, import_module(f"mlx_align.backends.{config.name}").create)
     return factory(config)

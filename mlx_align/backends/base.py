@@ -38,7 +38,6 @@ class Scores:
         sums: term name -> the term summed over the micro-batch (see `methods.base.Loss`).
         metrics: name -> (B,) float32, one value a row.
         logps: (N, T) float32, the token log-probabilities they were computed from.
-
     """
 
     sums: dict[str, float]
@@ -53,7 +52,6 @@ class Update:
     Attributes:
         grad_norm: global L2 norm of the accumulated gradient, before clipping.
         applied: False if the gradient was not finite; adapter and optimiser are then unchanged.
-
     """
 
     grad_norm: float
@@ -105,7 +103,6 @@ class Policy(Protocol):
             counts: term name -> denominator over the whole accumulation window.
             seed: seeds what is random in the forward pass (dropout). It is derived from the data position,
                 so a resumed run draws the same numbers without saving a generator's state.
-
         """
 
     def update(self, learning_rate: float) -> Update:
@@ -134,7 +131,6 @@ class Policy(Protocol):
 
         Raises:
             UsageError: names or shapes differ from this adapter's.
-
         """
 
     def training_state(self) -> State:
@@ -176,7 +172,6 @@ class Backend(Protocol):
 
         Raises:
             UsageError: the folder is not a model this backend can load, or no layer matches.
-
         """
 
     def load_for_generation(self, model: Path, adapter: Path | None) -> Policy:

@@ -34,7 +34,6 @@ def collate(
 
     Raises:
         ValueError: reference log-probabilities that do not fit their branches.
-
     """
     answers = [(row, answer) for row, example in enumerate(examples) for answer in example.branch_ids]
     prompts = [example.prompt_ids[:1] if scores_prompt else example.prompt_ids for example in examples]
@@ -65,7 +64,6 @@ class BatchPlan:
         lengths: tokens of each row.
         batch_size: rows in a batch.
         seed: the same seed gives the same sequence.
-
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:

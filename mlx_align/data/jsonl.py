@@ -38,7 +38,6 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
         DataError: the file cannot be read, or a line is not exactly one well-formed object: not UTF-8,
             not JSON, cut off, a key twice, NaN or Infinity, a number of absurd length, nesting too deep
             to read, half of a surrogate pair.
-
     """
     for number, raw in _raw_lines(path):
         line = _without_bom(path, raw) if number == 1 else raw

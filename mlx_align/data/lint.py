@@ -25,7 +25,6 @@ class Finding:
         code: "duplicate-rows", "contradictory-pairs", "length-bias", "inside-thought" or "many-dropped".
         message: what was found and why it matters, in one sentence.
         rows: the names of the rows concerned; empty where it is all of them.
-
     """
 
     code: str

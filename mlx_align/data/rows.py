@@ -47,7 +47,6 @@ class Row:
         prompt: the conversation so far; it does not end with the assistant.
         answers: (completion,) or (chosen, rejected).
         prompt_key: the key that holds the prompt: "prompt", "messages" or "chosen".
-
     """
 
     name: str
@@ -91,7 +90,6 @@ def parse_row(kind: RowKind, path: Path | str, line: int, row: Mapping[str, Any]
     Raises:
         DataError: the object has another shape, a value has the wrong type, or nothing could be learnt
             from it; it names file, line and key.
-
     """
     source = _Source(path, line, row)
     prompt, answers, prompt_key = _completion(source) if kind == "completion" else _pair(source)

@@ -27,7 +27,6 @@ class Dataset:
         fingerprint: SHA-256 of the file; of two files, the SHA-256 of their two hexadecimal ones in a row.
         description: where the rows came from and how they were divided, in one sentence.
         leaked: rows of `valid` whose prompt is also in `train`; 0 where we divided the rows ourselves.
-
     """
 
     train: tuple[Row, ...]
@@ -47,7 +46,6 @@ def load_dataset(path: Path, kind: RowKind, valid_fraction: float, seed: int) ->
     Raises:
         DataError: there is nothing at the path, a file is missing, empty or ambiguous, a row cannot be
             used, or all rows have the same prompt so that none can be held out.
-
     """
     files = _files(path)
     rows = [_read_rows(file, kind) for file in files]

@@ -55,7 +55,6 @@ class ChatTokenizer:
         tokenizer: what encodes, decodes and renders.
         eos_id: the end-of-turn token to append where the template itself has none.
         stop_ids: the tokens that end the assistant's turn, `eos_id` among them.
-
     """
 
     tokenizer: Tokenizer
@@ -84,7 +83,6 @@ class ChatTokenizer:
 
         Raises:
             DataError: the template refuses the conversation, takes too long or makes too much text.
-
         """
         copies = [Message(role=m["role"], content=m["content"]) for m in messages]
         try:
@@ -112,7 +110,6 @@ def wrap_tokenizer(tokenizer: Any) -> ChatTokenizer:
 
     Raises:
         UsageError: it has no chat template, or no end-of-sequence token.
-
     """
     # mlx-lm's wrapper may render with Python code instead of a Jinja template; only it knows.
     has_template = getattr(tokenizer, "has_chat_template", None)

@@ -29,7 +29,6 @@ class Example:
         prompt_text: the rendered prompt, whole even where `prompt_ids` was cut.
         question: what the user says last, for display.
         answers: the answers as they stand in the file.
-
     """
 
     name: str
@@ -69,7 +68,6 @@ def tokenize_rows(
     Raises:
         DataError: the template refuses a row, a text contains a special token, a row is too long and
             `too_long` is "error", or no row is left.
-
     """
     examples: list[Example] = []
     dropped: list[str] = []
@@ -108,7 +106,6 @@ def render_prompt(
 
     Raises:
         DataError: the template refuses the conversation.
-
     """
     text = tokenizer.render(messages, add_generation_prompt=True, name=name)
     ids = tokenizer.encode(text)

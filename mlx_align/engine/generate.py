@@ -39,7 +39,6 @@ def generate_text(
     Raises:
         UsageError: model or adapter cannot be used.
         DataError: the chat template refuses the conversation.
-
     """
     tokenizer = load_tokenizer(model)
     before = [Message(role="system", content=system)] if system else []

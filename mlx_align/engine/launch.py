@@ -43,7 +43,6 @@ class Engine:
 
         Raises:
             AlignError: the process ended without a last word.
-
         """
         yield from _follow(self.reader, alive=lambda: self.process.poll() is None)
         self.process.wait()
@@ -56,7 +55,6 @@ def launch(run: RunDirectory) -> Engine:
 
     Raises:
         UsageError: an engine works on the run already.
-
     """
     if run.is_running():
         raise UsageError(
@@ -88,7 +86,6 @@ def attach(run: RunDirectory) -> Iterator[Event]:
 
     Raises:
         AlignError: it ended without a last word.
-
     """
     yield from _follow(EventReader(run.events), alive=run.is_running)
     if run.condition(run.state()) == "crashed":

@@ -64,7 +64,6 @@ def load(folder: Path, name: str, examples: Sequence[Example]) -> Ragged:
 
     Raises:
         AlignError: it does not fit these examples, because the data has changed since.
-
     """
     kept = load_file(folder / f"{name}.safetensors")
     arrays = iter(np.split(kept["logps"], np.cumsum(kept["lengths"])[:-1]))

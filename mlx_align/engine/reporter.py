@@ -19,7 +19,6 @@ class Reporter:
     Args:
         write: appends one event to the log.
         clock: monotonic seconds.
-
     """
 
     def __init__(self, write: Callable[[Event], None], clock: Callable[[], float] = time.monotonic) -> None:

@@ -35,7 +35,6 @@ class Session:
     Args:
         run: the run; its newest checkpoint, if it has one, is where the attempt begins.
         report: writes events.
-
     """
 
     def __init__(self, run: RunDirectory, report: Reporter) -> None:
@@ -51,7 +50,6 @@ class Session:
         Raises:
             InterruptedRunError: it was stopped on request; the checkpoint is saved.
             AlignError: whatever else ended it.
-
         """
         began = time.monotonic()
         self.report.phase("loading", self.config.model.path)

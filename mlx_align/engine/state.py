@@ -57,7 +57,6 @@ class TrainerState:
         seconds: training time of all attempts.
         last_metrics: the newest evaluation.
         window: the open window's sums.
-
     """
 
     step: int = 0

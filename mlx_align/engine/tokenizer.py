@@ -15,7 +15,6 @@ def load_tokenizer(folder: Path) -> ChatTokenizer:
 
     Raises:
         UsageError: the folder has no usable tokenizer or chat template.
-
     """
     from transformers import AutoTokenizer
 

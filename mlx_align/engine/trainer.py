@@ -45,7 +45,6 @@ class Trainer:
         checkpoints: where to save.
         on_save: called after each checkpoint.
         clock: monotonic seconds, for throughput figures only.
-
     """
 
     def __init__(
@@ -74,7 +73,6 @@ class Trainer:
         Raises:
             DivergedError: too many updates in a row were not finite.
             AlignError: the first gradient was exactly zero.
-
         """
         if self.state.position == 0:
             self._evaluate()

@@ -18,7 +18,6 @@ def kl_estimate(logps: NDArray[np.float32], batch: Batch) -> tuple[float, float]
     Args:
         logps: (N, T) under the policy.
         batch: with `ref_logps`; without them the estimate is (0, 0).
-
     """
     if batch.ref_logps is None:
         return 0.0, 0.0

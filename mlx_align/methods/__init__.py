@@ -14,7 +14,6 @@ def get(name: str) -> Method:
 
     Raises:
         UsageError: there is no such method.
-
     """
     if name not in METHODS:
         raise UsageError(f"unknown method '{name}'", hint=f"Choose one of: {', '.join(METHODS)}.")

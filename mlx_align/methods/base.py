@@ -38,7 +38,6 @@ class Loss:
     Attributes:
         sums: term name -> scalar, the term summed over the batch's rows (or tokens).
         metrics: name -> (B,) one value a row, without gradient meaning; averaged over rows for display.
-
     """
 
     sums: dict[str, Array]
@@ -74,7 +73,6 @@ class Method:
             denominators of a window are known before its first forward pass.
         defaults: dotted config keys whose default differs for this method, each with a source in the file.
         scores_prompt: whether, under these hyperparameters, the prompt's tokens are scored too.
-
     """
 
     name: str

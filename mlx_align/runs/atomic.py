@@ -48,7 +48,6 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: `path` is there already.
-
     """
     if path.exists():
         raise FileExistsError(path)

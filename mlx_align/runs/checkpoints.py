@@ -46,7 +46,6 @@ class Checkpoints:
     Args:
         folder: the run's `checkpoints/`.
         keep: how many of the newest to keep.
-
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -78,7 +77,6 @@ class Checkpoints:
             training: arrays from `Policy.training_state`.
             trainer: the trainer's facts, as JSON values.
             keep_also: names that must not be removed (the best).
-
         """
         path = self._folder / name
         if not path.exists():
@@ -107,7 +105,6 @@ class Checkpoints:
 
         Raises:
             AlignError: a file of it is missing or damaged.
-
         """
         try:
             return Saved(

@@ -101,7 +101,6 @@ class RunDirectory:
 
         Raises:
             UsageError: an engine works on it.
-
         """
         if self.is_running():
             raise UsageError(
@@ -131,7 +130,6 @@ def create(root: Path, config: RunConfig, env: dict[str, Any], now: datetime | N
 
     Raises:
         AlignError: the folder cannot be written.
-
     """
     stamp = (now or datetime.now(UTC)).strftime("%Y%m%d-%H%M%S")
     base = f"{stamp}-{config.method.name}-{slug(config.model.path)}"
@@ -174,7 +172,6 @@ def find(root: Path, name: str) -> RunDirectory:
 
     Raises:
         UsageError: there is none, or several fit.
-
     """
     if ("/" in name or name.startswith(".")) and (Path(name) / "config.toml").is_file():
         return RunDirectory(Path(name).resolve())

@@ -19,7 +19,6 @@ class EventWriter:
         path: the log; it need not exist.
         attempt: the number of this attempt.
         seq: the next sequence number.
-
     """
 
     def __init__(self, path: Path, *, attempt: int, seq: int, clock: Callable[[], float] = time.time) -> None:

@@ -18,7 +18,6 @@ class RunLock:
 
     Raises:
         UsageError: (on entering) another engine holds it.
-
     """
 
     def __init__(self, path: Path) -> None:

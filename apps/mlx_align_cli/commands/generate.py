@@ -92,7 +92,6 @@ def find_subject(name: str, runs_dir: Path | None, checkpoint: str | None, base:
 
     Raises:
         UsageError: there is no such run or model, or the run has no adapter yet.
-
     """
     from mlx_align.hub import resolve_model
     from mlx_align.runs import find
@@ -121,7 +120,6 @@ def adapter_of(run: RunDirectory, checkpoint: str | None) -> Path:
 
     Raises:
         UsageError: there is none.
-
     """
     saved = run.checkpoints()
     if checkpoint is not None:

@@ -98,7 +98,6 @@ def resume_run(name: str, runs_dir: Path | None, detach: bool, kind: Kind, metho
 
     Returns:
         the exit code.
-
     """
     from mlx_align.runs import find
 

@@ -117,7 +117,6 @@ def start(run: Any, detach: bool, kind: Kind) -> int:
 
     Returns:
         the exit code.
-
     """
     from mlx_align.engine.launch import launch
     from mlx_align_cli.follow import follow_engine

@@ -40,7 +40,6 @@ def screen(
         height: its lines.
         now: seconds since the epoch, for times that go on between events; None: the last event's.
         notice: what the lower edge says.
-
     """
     parts: list[list[RenderableType]] = [[header(state)], [progress(state, now)]]
     if len(state.steps) or len(state.evals):

@@ -34,7 +34,6 @@ class MlxBackend:
 
     Raises:
         UsageError: a GPU is asked for and there is none.
-
     """
 
     def __init__(self, config: BackendConfig) -> None:

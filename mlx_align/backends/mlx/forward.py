@@ -23,7 +23,6 @@ def whole_sequences(batch: Batch) -> tuple[NDArray[np.int32], NDArray[np.int32]]
     Returns:
         ids: (N, P + T) int32, right-padded.
         starts: (N,) int32, where each branch begins; at least 1.
-
     """
     prompts = batch.prompt_ids[batch.branch_row]
     starts = batch.prompt_lens[batch.branch_row].astype(np.int32)
@@ -46,7 +45,6 @@ def branch_logps(model: nn.Module, ids: mx.array, starts: mx.array, batch: Batch
         ids: (N, L) from `whole_sequences`.
         starts: (N,) from `whole_sequences`.
         batch: with MLX arrays.
-
     """
     logits = model(ids[:, :-1])
     positions = starts[:, None] - 1 + mx.arange(batch.branch_ids.shape[1])

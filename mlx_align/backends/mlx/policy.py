@@ -13,6 +13,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from numpy.typing import NDArray
 
+from mlx_align.backends import adapter_files
 from mlx_align.backends.base import Generation, MemoryUse, Objective, Scores, State, Update
 from mlx_align.backends.mlx import adapters, generation, optim
 from mlx_align.backends.mlx.arrays import state_of, to_numpy, tree_of
@@ -33,7 +34,6 @@ class MlxPolicy:
         facts: the adapter's adapter_config.json.
         config: the optimiser, or None for a policy that only scores and generates.
         memory: reports the memory in use.
-
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class MlxPolicy:
 
     def save_adapter(self, folder: Path) -> None:
         """Write mlx-lm's adapter files."""
-        adapters.save(self._model, self._facts, folder)
+        adapter_files.write(folder, self.adapter_state(), self._facts)
 
 
 def _scores(loss: Loss, logps: mx.array) -> Scores:
