@@ -42,6 +42,7 @@ $(VENV)/.dev-$(DEVICE): $(BIN)/python pyproject.toml
 
 demo: $(VENV)/.run-$(DEVICE)
 	$(BIN)/mlx-align orpo
+	@echo 'To type mlx-align yourself: source $(BIN)/activate'
 
 test: $(VENV)/.dev-$(DEVICE)
 	$(BIN)/python -m pytest

@@ -216,7 +216,7 @@ class History(Generic[T]):
         return iter(self._items[: self._length])
 
     def __getitem__(self, index: int) -> T:
-        return self._items[: self._length][index] if index < 0 else self._items[index]
+        return self._items[range(self._length)[index]]  # range refuses what was appended since
 
     def last(self) -> T | None:
         """The newest item, or None."""
@@ -294,6 +294,8 @@ def reduce(state: RunState, event: Event) -> RunState:
 
 def _start(state: RunState, event: RunStarted) -> RunState:
     kept = -1 if event.resumed_from is None else event.resumed_from
+    # An attempt looks at its data before it announces itself: what it said about it stays.
+    alerts = [alert for alert in state.alerts if alert.attempt == event.attempt or alert.step <= kept]
     return replace(
         state,
         status="running",
@@ -305,4 +307,5 @@ def _start(state: RunState, event: RunStarted) -> RunState:
         evals=_until(state.evals, kept),
         samples=_until(state.samples, kept),
         checkpoints=_until(state.checkpoints, kept),
+        alerts=History(alerts, len(alerts)),
     )

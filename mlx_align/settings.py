@@ -185,10 +185,11 @@ def gather(
         *_preset(preset),
         *([Layer(f"file {file}", flatten(read_toml(file)))] if file else []),
         Layer("environment", from_environment(environ)),
-        Layer("flag", {**flags, **({"method.name": method} if method else {})}),
+        Layer("flag", {**({"method.name": method} if method else {}), **flags}),
     ]
     _refuse_other_method(method, strong)
     chosen = _strongest(strong, "method.name") or RunConfig().method.name
+    _refuse_unknown_method(chosen, strong)
     model = _strongest(strong, "model.path") or RunConfig().model.path
     known = embedded.catalog().get(str(model), {}).get(str(chosen), {})
     return [
@@ -214,6 +215,16 @@ def _refuse_other_method(method: str | None, layers: Sequence[Layer]) -> None:
                 where=f"{layer.origin}, key 'method.name'",
                 hint=f"Run `mlx-align {named}`, or take the key out.",
             )
+
+
+def _refuse_unknown_method(name: Any, layers: Sequence[Layer]) -> None:
+    if name not in methods.METHODS:
+        origin = next(layer.origin for layer in reversed(layers) if "method.name" in layer.values)
+        raise ConfigError(
+            f"unknown method '{name}'",
+            where=f"method.name ({origin})",
+            hint=f"Choose one of: {', '.join(methods.METHODS)}.",
+        )
 
 
 def _strongest(layers: Sequence[Layer], key: str) -> Any:
