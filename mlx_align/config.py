@@ -138,7 +138,7 @@ class TrainConfig(Section):
     steps: int | None = Field(default=None, ge=1, description="optimiser updates; or set epochs")
     batch_size: int = Field(default=4, ge=1, description="rows in one forward and backward pass")
     accumulate: int = Field(default=1, ge=1, description="micro-batches in one optimiser update")
-    seed: int = Field(default=0, ge=0, description="seeds adapter, order of rows, dropout and sampling")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="seeds adapter, order of rows, dropout and sampling")
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:
@@ -182,13 +182,27 @@ class GuardConfig(Section):
 class BackendConfig(Section):
     """The framework and the device."""
 
-    name: Literal["mlx"] = Field(default="mlx", description="the framework that trains")
-    device: Literal["auto", "cpu", "gpu"] = Field(
-        default="auto", description="auto takes the GPU where there is one"
+    name: Literal["mlx", "torch"] = Field(default="mlx", description="the framework that trains")
+    device: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(
+        default="auto",
+        description="auto takes the GPU where there is one; gpu insists on it; cuda and mps name its kind",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto: the model's own on a GPU, float32 on a CPU"
     )
+    quantize: Literal["none", "nf4"] = Field(
+        default="none",
+        description="nf4 loads the base in 4 bits (QLoRA, arXiv:2305.14314); torch on CUDA only",
+    )
+
+    @model_validator(mode="after")
+    def _four_bits_need_cuda(self) -> BackendConfig:
+        if self.quantize != "none" and (self.name != "torch" or self.device in ("cpu", "mps")):
+            raise ValueError(
+                f"quantize '{self.quantize}' needs name 'torch' and device 'cuda'; for mlx give a model that "
+                "is quantised already"
+            )
+        return self
 
 
 class RunsConfig(Section):

@@ -1,0 +1,205 @@
+"""Does this device compute what another one computes? A minute of parity on the user's own machine.
+
+The embedded model and a few sample rows go through the Backend protocol twice: on the device under test
+and on a CPU. Compared are token log-probabilities, every method's loss and adapter gradient, ten training
+steps, a checkpoint put back in the middle of them, and the adapter as written to disk.
+
+An accelerator is compared with the same framework's CPU device; a CPU device with the other framework's,
+because two runs of one implementation would agree on its mistakes too.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_align import embedded, methods
+from mlx_align.backends.base import Backend, Objective, Policy, State
+from mlx_align.batch import Batch
+from mlx_align.config import AdapterConfig, OptimConfig
+from mlx_align.data import Example, collate, load_dataset, tokenize_rows
+from mlx_align.engine.tokenizer import load_tokenizer
+
+ROWS, STEPS, BATCH = 8, 10, 4
+ADAPTER = AdapterConfig(rank=4)
+OPTIM = OptimConfig(lr=1e-3, weight_decay=0.01)
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Largest differences that rounding explains.
+
+    Attributes:
+        logps: absolute, on log-probabilities.
+        loss: relative, on a loss.
+        gradient: relative to the largest entry of each array.
+        run: relative, on the losses of a short run, where differences grow from step to step.
+    """
+
+    logps: float
+    loss: float
+    gradient: float
+    run: float
+
+
+TOLERANCES = {
+    # Unit roundoff u = 2^-24 = 6e-8. A log-probability near -10 stands on logits that are sums over some
+    # hundred products in four layers: about 10 * sqrt(400) * u = 1e-5, with a factor of ten to spare
+    # (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 3.1 and 3.5).
+    "float32": Tolerances(logps=1e-4, loss=1e-5, gradient=1e-4, run=1e-3),
+    # NVIDIA's TF32 products keep 10 bits: u = 2^-11, 8000 times more than float32, on the products only.
+    "tf32": Tolerances(logps=5e-2, loss=5e-3, gradient=5e-2, run=5e-2),
+    # u = 2^-8 on every stored activation.
+    "bfloat16": Tolerances(logps=3e-1, loss=5e-2, gradient=3e-1, run=1e-1),
+}
+"""By the precision of the device under test; the CPU it is compared with always computes in float32."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison.
+
+    Attributes:
+        name: what was compared.
+        difference: the largest difference found; not finite if something was not.
+        tolerance: the largest that passes.
+    """
+
+    name: str
+    difference: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether they agree; a difference that is not a number does not."""
+        return bool(self.difference <= self.tolerance)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one device computes, on the host."""
+
+    logps: NDArray[np.float32]
+    losses: dict[str, float]
+    gradients: dict[str, State]
+    run: list[float]
+    resumed: list[float]
+    exported: float
+
+
+def sample_examples() -> tuple[Example, ...]:
+    """The first rows of the sample data, as tokens."""
+    dataset = load_dataset(embedded.sample_for("pair"), "pair", valid_fraction=0.1, seed=0)
+    tokenizer = load_tokenizer(embedded.model_folder())
+    return tokenize_rows(dataset.train[:ROWS], tokenizer, max_length=512, too_long="error").examples
+
+
+def observe(backend: Backend, examples: Sequence[Example], progress: Callable[[str], None]) -> Observation:
+    """Put a device through its paces."""
+
+    def fresh() -> Policy:
+        return backend.load_policy(embedded.model_folder(), ADAPTER, OPTIM, 0)
+
+    policy = fresh()
+    base = policy.logps(collate(examples))
+    policy.load_adapter_state(disturbed(policy.adapter_state()))
+    progress(f"{backend.device}: log-probabilities and losses")
+    logps = policy.logps(collate(examples))
+    losses, gradients = {}, {}
+    for name, method in methods.METHODS.items():
+        objective = Objective(method, method.hyperparameters())
+        batch = batch_for(objective, examples, base)
+        counts = method.counts(batch, objective.hp)
+        scores = policy.accumulate(batch, objective, counts, seed=0)
+        losses[name] = sum(value / counts[term] for term, value in scores.sums.items())
+        state = policy.training_state()
+        gradients[name] = {k: v for k, v in state.items() if k.startswith("gradient.")}
+        policy.discard()
+    progress(f"{backend.device}: {STEPS} steps, and again with a checkpoint in the middle")
+    trained = fresh()
+    run = train(trained, examples, 0, STEPS)
+    first = fresh()
+    resumed = train(first, examples, 0, STEPS // 2)
+    second = fresh()
+    second.load_adapter_state(first.adapter_state())
+    second.load_training_state(first.training_state())
+    resumed += train(second, examples, STEPS // 2, STEPS)
+    return Observation(logps, losses, gradients, run, resumed, exported(backend, trained, examples))
+
+
+def batch_for(objective: Objective, examples: Sequence[Example], base: NDArray[np.float32]) -> Batch:
+    """The rows as this method wants them: with their reference, and only the chosen answer for SFT."""
+    k = objective.method.branches
+    if k == 1:
+        examples = [
+            Example(e.name, e.prompt_ids, e.branch_ids[:1], e.prompt_text, e.question, e.answers[:1])
+            for e in examples
+        ]
+        return collate(examples)
+    ref = [[base[2 * i + b, : len(ids)] for b, ids in enumerate(e.branch_ids)] for i, e in enumerate(examples)]
+    return collate(examples, ref_logps=ref)
+
+
+def disturbed(state: State) -> State:
+    """The adapter with small numbers in every B, so that all of its gradient is alive."""
+    rng = np.random.default_rng(0)
+    return {
+        name: rng.normal(0, 0.02, state[name].shape).astype(np.float32)
+        if name.endswith("lora_b")
+        else state[name]
+        for name in sorted(state)
+    }
+
+
+def train(policy: Policy, examples: Sequence[Example], first: int, end: int) -> list[float]:
+    """ORPO steps `first` to `end`, in fixed batches; the loss of each."""
+    method = methods.get("orpo")
+    objective = Objective(method, method.hyperparameters())
+    losses = []
+    for step in range(first, end):
+        start = step * BATCH % len(examples)
+        batch = collate(examples[start : start + BATCH])
+        counts = method.counts(batch, objective.hp)
+        scores = policy.accumulate(batch, objective, counts, seed=step)
+        policy.update(OPTIM.lr)
+        losses.append(sum(value / counts[term] for term, value in scores.sums.items()))
+    return losses
+
+
+def exported(backend: Backend, policy: Policy, examples: Sequence[Example]) -> float:
+    """Largest difference in log-probabilities between a policy and its adapter read back from disk."""
+    batch = collate(examples)
+    with tempfile.TemporaryDirectory() as name:
+        policy.save_adapter(Path(name))
+        again = backend.load_for_generation(embedded.model_folder(), Path(name))
+        return float(np.abs(again.logps(batch) - policy.logps(batch)).max())
+
+
+def compare(tested: Observation, reference: Observation, limits: Tolerances) -> list[Check]:
+    """The table of comparisons."""
+    checks = [
+        Check("token log-probabilities", float(np.abs(tested.logps - reference.logps).max()), limits.logps)
+    ]
+    for name, loss in reference.losses.items():
+        checks.append(Check(f"{name} loss", relative([tested.losses[name]], [loss]), limits.loss))
+        worst = max(
+            float(np.abs(tested.gradients[name][key] - want).max() / np.abs(want).max())
+            for key, want in reference.gradients[name].items()
+        )
+        checks.append(Check(f"{name} adapter gradient", worst, limits.gradient))
+    return [
+        *checks,
+        Check(f"{STEPS}-step run", relative(tested.run, reference.run), limits.run),
+        Check("run resumed from its middle", relative(tested.resumed, tested.run), limits.run),
+        Check("adapter read back from disk", tested.exported, limits.logps),
+    ]
+
+
+def relative(got: Sequence[float], want: Sequence[float]) -> float:
+    """Largest relative difference."""
+    return max(abs(g - w) / abs(w) for g, w in zip(got, want, strict=True))

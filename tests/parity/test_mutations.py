@@ -1,0 +1,105 @@
+"""Proof that the suite can fail: the mistakes of this field, put in on purpose, each turn a test red.
+
+Each mutant is a copy of the package with one line changed; the named tests run in it and must fail, in the
+way a test fails (exit code 1), not because the mutant cannot be imported.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One line changed in one file, and the tests that must notice."""
+
+    file: str
+    right: str
+    wrong: str
+    tests: tuple[str, ...]
+
+
+LOSSES = "tests/unit/methods/test_losses.py"
+INVARIANCE = "tests/property/test_invariance.py"
+MUTATIONS = {
+    "prompt tokens scored as response": Mutation(
+        "mlx_align/data/batching.py",
+        "responses = [[0] * len(leads[row]) + [1] * len(answer) for row, answer in answers]",
+        "responses = [[1] * len(leads[row]) + [1] * len(answer) for row, answer in answers]",
+        ("tests/property/test_batching.py",),
+    ),
+    "mask shifted by one": Mutation(
+        "mlx_align/backends/mlx/forward.py",
+        "positions = starts[:, None] - 1 + ",
+        "positions = starts[:, None] + ",
+        (f"{INVARIANCE}::test_logps_are_those_of_the_single_sequence",),
+    ),
+    "ORPO without log(1 - p)": Mutation(
+        "mlx_align/methods/orpo.py",
+        "log_odds = (a_chosen - a_rejected) - (log1mexp(xp, a_chosen) - log1mexp(xp, a_rejected))",
+        "log_odds = a_chosen - a_rejected",
+        (LOSSES, "-k", "orpo and float32_holds"),
+    ),
+    "SimPO's margin inside beta": Mutation(
+        "mlx_align/methods/simpo.py",
+        "chosen - rejected - hp.gamma",
+        "chosen - rejected - hp.beta * hp.gamma",
+        (LOSSES, "-k", "simpo and float32_holds"),
+    ),
+    "reference is the policy, gradient stopped": Mutation(
+        "mlx_align/methods/dpo.py",
+        "sequence_logps(xp, logps - ref_logps,",
+        "sequence_logps(xp, logps - xp.stop_gradient(logps),",
+        (LOSSES, "-k", "dpo and float32_holds"),
+    ),
+    "micro-batch means instead of token weights": Mutation(
+        "mlx_align/backends/mlx/policy.py",
+        "sum(loss.sums[term] / counts[term] for term in loss.sums)",
+        "sum(loss.sums[term] / objective.method.counts(batch, objective.hp)[term] for term in loss.sums)",
+        (INVARIANCE, "-k", "batching and sft"),
+    ),
+}
+
+
+def run_in(folder: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    for name in ("mlx_align", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("models", "data_samples", "pyproject.toml"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_mistake_is_noticed(name: str, tmp_path: Path) -> None:
+    mutation = MUTATIONS[name]
+    project = copy_of_the_project(tmp_path / "project")
+    target = project / mutation.file
+    source = target.read_text(encoding="utf-8")
+    assert source.count(mutation.right) == 1, f"{mutation.file} no longer has the line to change"
+    target.write_text(source.replace(mutation.right, mutation.wrong), encoding="utf-8")
+    done = run_in(project, mutation.tests)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAILED" in done.stdout
+
+
+@pytest.mark.slow
+def test_without_a_mistake_the_same_tests_pass(tmp_path: Path) -> None:
+    """Otherwise the mutants could fail for any reason at all."""
+    project = copy_of_the_project(tmp_path / "project")
+    for tests in {mutation.tests for mutation in MUTATIONS.values()}:
+        done = run_in(project, tests)
+        assert done.returncode == 0, done.stdout
