@@ -14,14 +14,15 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_align import embedded, methods
+from mlx_align import backends, embedded, methods
 from mlx_align.backends.base import Backend, Objective, Policy, State
 from mlx_align.batch import Batch
-from mlx_align.config import AdapterConfig, OptimConfig
+from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
 from mlx_align.data import Example, collate, load_dataset, tokenize_rows
 from mlx_align.engine.tokenizer import load_tokenizer
 
@@ -203,3 +204,57 @@ def compare(tested: Observation, reference: Observation, limits: Tolerances) -> 
 def relative(got: Sequence[float], want: Sequence[float]) -> float:
     """Largest relative difference."""
     return max(abs(g - w) / abs(w) for g, w in zip(got, want, strict=True))
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a selftest.
+
+    Attributes:
+        tested: the device under test.
+        reference: the device it was compared with.
+        dtype: what the device under test computed in, a key of TOLERANCES.
+        versions: library versions of both.
+        checks: the comparisons.
+    """
+
+    tested: str
+    reference: str
+    dtype: str
+    versions: dict[str, str]
+    checks: list[Check]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all agree."""
+        return all(check.passed for check in self.checks)
+
+
+def reference_for(tested: BackendConfig, device: str) -> BackendConfig:
+    """What to compare a device with: its framework's CPU, or for a CPU the other framework's."""
+    other: Literal["mlx", "torch"] = "torch" if tested.name == "mlx" else "mlx"
+    name = other if device.endswith(":cpu") else tested.name
+    return BackendConfig(name=name, device="cpu", dtype="float32")
+
+
+def run(config: BackendConfig, progress: Callable[[str], None]) -> Report:
+    """Compare the configured device with another one.
+
+    Args:
+        config: the device under test; dtype "auto" stands for float32, so that what is judged is the
+            implementation and not the model file's precision.
+        progress: told what happens now.
+
+    Raises:
+        UsageError: the device, or the framework to compare it with, is not there.
+    """
+    chosen = config if config.dtype != "auto" else config.model_copy(update={"dtype": "float32"})
+    examples = sample_examples()
+    backend = backends.create(chosen)
+    device, versions = backend.device, backend.versions()
+    tested = observe(backend, examples, progress)
+    other = backends.create(reference_for(chosen, device))
+    reference = observe(other, examples, progress)
+    dtype = "tf32" if device == "mlx:cuda" and chosen.dtype == "float32" else str(chosen.dtype)
+    checks = compare(tested, reference, TOLERANCES[dtype])
+    return Report(device, other.device, dtype, {**versions, **other.versions()}, checks)

@@ -11,12 +11,12 @@ import tempfile
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import typer
 
 import mlx_align
-from mlx_align.errors import AlignError
+from mlx_align.errors import AlignError, UsageError
 from mlx_align_cli import naming, options
 
 LIBRARIES = ("mlx", "mlx-lm", "transformers", "huggingface-hub", "numpy", "safetensors")
@@ -51,8 +51,26 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def doctor(runs_dir: options.RunsDir = None, json: options.AsJson = False) -> None:
+def doctor(
+    runs_dir: options.RunsDir = None,
+    json: options.AsJson = False,
+    selftest: Annotated[
+        bool,
+        typer.Option("--selftest", help="Compare this device with a CPU: a minute, and a table to paste."),
+    ] = False,
+    backend: Annotated[str | None, typer.Option(help="For --selftest: mlx or torch.")] = None,
+    device: Annotated[str | None, typer.Option(help="For --selftest: auto, cpu, gpu, cuda or mps.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="For --selftest: float32 or bfloat16.")] = None,
+) -> None:
     """Look at this machine: what is installed, which device there is, what is missing."""
+    if selftest:
+        from mlx_align_cli.commands.selftest import selftest as run_selftest
+
+        raise typer.Exit(run_selftest(backend, device, dtype, json))
+    if backend or device or dtype:
+        raise UsageError(
+            "--backend, --device and --dtype would be ignored", hint="They belong to doctor --selftest."
+        )
     findings = examine(runs_dir)
     if json:
         print(jsonlib.dumps([asdict(finding) for finding in findings], indent=2))

@@ -8,30 +8,10 @@ from __future__ import annotations
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
-from numpy.typing import NDArray
 
 from mlx_align.batch import Batch
 
-
-def whole_sequences(batch: Batch) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Prompt and branch joined without padding between them.
-
-    Args:
-        batch: with numpy arrays.
-
-    Returns:
-        ids: (N, P + T) int32, right-padded.
-        starts: (N,) int32, where each branch begins; at least 1.
-    """
-    prompts = batch.prompt_ids[batch.branch_row]
-    starts = batch.prompt_lens[batch.branch_row].astype(np.int32)
-    n, width = batch.branch_ids.shape
-    ids = np.zeros((n, prompts.shape[1] + width), dtype=np.int32)
-    ids[:, : prompts.shape[1]] = prompts
-    columns = starts[:, None] + np.arange(width)
-    ids[np.arange(n)[:, None], columns] = batch.branch_ids
-    return ids, starts
+BLOCK = 64
 
 
 def branch_logps(model: nn.Module, ids: mx.array, starts: mx.array, batch: Batch) -> mx.array:
@@ -53,5 +33,23 @@ def branch_logps(model: nn.Module, ids: mx.array, starts: mx.array, batch: Batch
     # difference of two numbers near 20 it would be known to 2e-6 only, and ORPO takes log(1 - p) of it.
     scored = scored - mx.stop_gradient(scored.max(axis=-1, keepdims=True))
     picked = mx.take_along_axis(scored, batch.branch_ids[:, :, None], axis=-1).squeeze(-1)
-    logps = picked - mx.log(mx.exp(scored).sum(axis=-1))
-    return mx.where(batch.branch_mask > 0, logps, 0.0)
+    return mx.where(batch.branch_mask > 0, picked - log_normaliser(scored), 0.0)
+
+
+def log_normaliser(scored: mx.array) -> mx.array:
+    """log sum exp over the last axis, (..., V) -> (...), for logits of which the largest is 0.
+
+    The largest contributes exactly 1. Summed with the others it would swallow their digits (about 1e-6 a
+    token, always in the same direction), so the others are summed alone and log1p adds it.
+    """
+    # At the largest logit itself the value is 0 and the derivative 1, as that of exp would be.
+    others = mx.where(scored < 0, mx.exp(scored), scored)
+    ties = (scored == 0).sum(axis=-1) - 1
+    return mx.log1p(_sum_by_blocks(others) + ties)
+
+
+def _sum_by_blocks(x: mx.array) -> mx.array:
+    """Sum over the last axis in two levels: a running float32 sum over a whole vocabulary loses digits."""
+    whole = x.shape[-1] // BLOCK * BLOCK
+    blocks = x[..., :whole].reshape(*x.shape[:-1], -1, BLOCK)
+    return blocks.sum(axis=-1).sum(axis=-1) + x[..., whole:].sum(axis=-1)

@@ -1,4 +1,4 @@
-"""Every loss, value and gradient, against the float64 oracle."""
+"""Every loss, value and gradient, against the float64 oracle: in MLX's operations and in torch's."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+import torch
 
 from mlx_align import methods
 from mlx_align.backends.mlx.ops import MlxOps
+from mlx_align.backends.torch.ops import TorchOps
 from mlx_align.batch import Batch
+from mlx_align.methods import Hyperparameters, Method
 from tests import oracle
 
 Losses = Callable[[list[oracle.Row]], tuple[float, list[list[np.ndarray]]]]
@@ -61,30 +64,53 @@ def to_batch(rows: list[oracle.Row], width: int) -> tuple[Batch, np.ndarray]:
     return batch, logps
 
 
-def value_and_gradient(
-    name: str, hp: dict[str, Any], rows: list[oracle.Row], dtype: mx.Dtype
-) -> tuple[float, list[list[np.ndarray]]]:
-    method = methods.get(name)
-    numbers = method.hyperparameters(**hp)
-    width = max(len(branch) for row in rows for branch in row.branches) + 3
-    batch, logps = to_batch(rows, width)
-    counts = method.counts(batch, numbers)
-    arrays = batch.map(lambda x: mx.array(x, dtype=dtype) if x.dtype.kind == "f" else mx.array(x))
+def by_mlx(
+    method: Method, numbers: Hyperparameters, batch: Batch, logps: np.ndarray, dtype: str
+) -> tuple[float, np.ndarray]:
+    kind, counts = getattr(mx, dtype), method.counts(batch, numbers)
+    arrays = batch.map(lambda x: mx.array(x, dtype=kind) if x.dtype.kind == "f" else mx.array(x))
 
     def objective(x: mx.array) -> mx.array:
         loss = method.loss(MlxOps(), x, arrays.ref_logps, arrays, numbers)
         return sum(loss.sums[term] / counts[term] for term in loss.sums)
 
     with mx.stream(mx.cpu):  # float64 exists on the CPU only
-        value, gradient = mx.value_and_grad(objective)(mx.array(logps, dtype=dtype))
+        value, gradient = mx.value_and_grad(objective)(mx.array(logps, dtype=kind))
         mx.eval(value, gradient)
-        grid = np.array(gradient)
+        return value.item(), np.array(gradient)
+
+
+def by_torch(
+    method: Method, numbers: Hyperparameters, batch: Batch, logps: np.ndarray, dtype: str
+) -> tuple[float, np.ndarray]:
+    kind, counts = getattr(torch, dtype), method.counts(batch, numbers)
+    arrays = batch.map(lambda x: torch.tensor(x, dtype=kind) if x.dtype.kind == "f" else torch.tensor(x))
+    x = torch.tensor(logps, dtype=kind, requires_grad=True)
+    loss = method.loss(TorchOps(), x, arrays.ref_logps, arrays, numbers)
+    value = sum(loss.sums[term] / counts[term] for term in loss.sums)
+    (gradient,) = torch.autograd.grad(value, x)
+    return value.item(), gradient.numpy()
+
+
+FRAMEWORKS = {"mlx": by_mlx, "torch": by_torch}
+
+
+@pytest.fixture(params=FRAMEWORKS)
+def framework(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def value_and_gradient(
+    framework: str, name: str, hp: dict[str, Any], rows: list[oracle.Row], dtype: str
+) -> tuple[float, list[list[np.ndarray]]]:
+    method = methods.get(name)
+    width = max(len(branch) for row in rows for branch in row.branches) + 3
+    batch, logps = to_batch(rows, width)
+    value, grid = FRAMEWORKS[framework](method, method.hyperparameters(**hp), batch, logps, dtype)
     k = batch.branches
-    padding = np.array(batch.branch_mask) == 0
-    assert not grid[padding].any(), "a gradient reached the padding"
-    return value.item(), [
-        [grid[i * k + b, : len(row.branches[b])] for b in range(k)] for i, row in enumerate(rows)
-    ]
+    assert not grid[batch.branch_mask == 0].any(), "a gradient reached the padding"
+    return value, [[grid[i * k + b, : len(row.branches[b])] for b in range(k)] for i, row in enumerate(rows)]
 
 
 def random_rows(rng: np.random.Generator, name: str, hp: dict[str, Any], spread: float) -> list[oracle.Row]:
@@ -100,11 +126,11 @@ def random_rows(rng: np.random.Generator, name: str, hp: dict[str, Any], spread:
 
 
 def check(
-    case: str, rows: list[oracle.Row], dtype: mx.Dtype, value_rtol: float, gradient_rtol: float
+    framework: str, case: str, rows: list[oracle.Row], dtype: str, value_rtol: float, gradient_rtol: float
 ) -> None:
     name, hp, reference = CASES[case]
     expected, expected_gradient = reference(rows)
-    value, gradient = value_and_gradient(name, hp, rows, dtype)
+    value, gradient = value_and_gradient(framework, name, hp, rows, dtype)
     assert value == pytest.approx(expected, rel=value_rtol, abs=1e-12)
     scale = max(float(np.abs(g).max()) for row in expected_gradient for g in row)
     for got_row, want_row in zip(gradient, expected_gradient, strict=True):
@@ -115,23 +141,23 @@ def check(
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("spread", [0.02, 1.0, 8.0])
 @pytest.mark.parametrize("case", CASES)
-def test_value_and_gradient_are_the_oracles(case: str, spread: float, seed: int) -> None:
+def test_value_and_gradient_are_the_oracles(framework: str, case: str, spread: float, seed: int) -> None:
     name, hp, _ = CASES[case]
     rows = random_rows(np.random.default_rng([seed, int(spread * 100)]), name, hp, spread)
-    check(case, rows, mx.float64, 1e-6, 1e-5)  # the formula itself
+    check(framework, case, rows, "float64", 1e-6, 1e-5)  # the formula itself
     if spread < 8:  # in float32 a sum of 700 large terms has lost the digits that the loss then needs
-        check(case, rows, mx.float32, 1e-5, 1e-4)
+        check(framework, case, rows, "float32", 1e-5, 1e-4)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_float32_holds_on_ordinary_answers(case: str) -> None:
+def test_float32_holds_on_ordinary_answers(framework: str, case: str) -> None:
     """Short ragged answers with ordinary log-probabilities: 1e-6 on values and 1e-5 on gradients."""
     name, hp, _ = CASES[case]
     rng = np.random.default_rng(7)
     for _ in range(20):
         rows = [r for r in random_rows(rng, name, hp, 0.5) if max(map(len, r.branches)) < 100]
         if rows:
-            check(case, rows, mx.float32, 2e-6, 1e-5)
+            check(framework, case, rows, "float32", 2e-6, 1e-5)
 
 
 EXTREMES = [-1e-9, -1e-7, -0.5, -0.6931471805599453, -0.7, -30.0, -1e4]
@@ -140,23 +166,23 @@ EXTREMES = [-1e-9, -1e-7, -0.5, -0.6931471805599453, -0.7, -30.0, -1e4]
 @pytest.mark.parametrize("chosen", EXTREMES)
 @pytest.mark.parametrize("rejected", EXTREMES)
 @pytest.mark.parametrize("case", [case for case in CASES if case != "sft"])
-def test_extreme_log_probabilities(case: str, chosen: float, rejected: float) -> None:
+def test_extreme_log_probabilities(framework: str, case: str, chosen: float, rejected: float) -> None:
     lead = 5 if "TRL" in case and case.startswith("orpo") else 0
     branches = [np.full(n + lead, a, np.float32).astype(np.float64) for n, a in ((3, chosen), (5, rejected))]
     rows = [oracle.Row(branches, [b * 0.999 for b in branches], lead)]
-    check(case, rows, mx.float64, 1e-6, 1e-5)
+    check(framework, case, rows, "float64", 1e-6, 1e-5)
     name, hp, _ = CASES[case]
-    value, gradient = value_and_gradient(name, hp, rows, mx.float32)
+    value, gradient = value_and_gradient(framework, name, hp, rows, "float32")
     assert np.isfinite(value)
     assert all(np.isfinite(g).all() for row in gradient for g in row)
 
 
-@pytest.mark.parametrize("dtype", [mx.float32, mx.float64])
-def test_orpo_is_finite_when_the_model_is_certain(dtype: mx.Dtype) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_orpo_is_finite_when_the_model_is_certain(framework: str, dtype: str) -> None:
     """float32 rounds the log-probability of a certain token to exactly 0, where the odds are infinite."""
     for answers in ((0.0, -1.0), (-1.0, 0.0), (0.0, 0.0)):
         rows = [oracle.Row([np.full(3, a) for a in answers], [np.zeros(3), np.zeros(3)])]
-        value, gradient = value_and_gradient("orpo", {}, rows, dtype)
+        value, gradient = value_and_gradient(framework, "orpo", {}, rows, dtype)
         assert np.isfinite(value)
         assert all(np.isfinite(g).all() for row in gradient for g in row)
 
