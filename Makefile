@@ -25,7 +25,7 @@ else
   INSTALL   := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: demo test check format bench-demo clean
+.PHONY: demo test check format bench-demo bench-cuda readme clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -60,6 +60,14 @@ format: $(VENV)/.dev-$(DEVICE)
 # The long form of the demo's promise: three methods, three seeds; writes tests/bench/results/manner.json.
 bench-demo: $(VENV)/.dev-$(DEVICE)
 	$(BIN)/python -m tests.bench.manner
+
+# The parity proof on an NVIDIA GPU; writes tests/bench/results/parity-*.json and selftest/*.json.
+bench-cuda: $(VENV)/.dev-$(DEVICE)
+	$(BIN)/python -m tests.bench.cuda_parity
+
+# Put the measured figures into README.md.
+readme: $(VENV)/.dev-$(DEVICE)
+	$(BIN)/python -m tests.bench.readme
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -15,7 +15,7 @@ from mlx_align import embedded, methods
 from mlx_align.config import RunConfig
 from mlx_align.data import load_dataset
 from mlx_align.engine.launch import launch
-from mlx_align.errors import UsageError, error_class
+from mlx_align.errors import ConfigError, UsageError, error_class
 from mlx_align.events import Event, RunFailed
 from mlx_align.hub import ModelSource, resolve_model
 from mlx_align.runs import RunDirectory, create
@@ -48,6 +48,11 @@ def prepare(resolved: Resolved) -> RunDirectory:
         seed=config.train.seed,
     )
     _check_start(config)
+    if config.train.batch_size > len(dataset.train):
+        raise ConfigError(
+            f"a batch of {config.train.batch_size} rows cannot be made of {len(dataset.train)}",
+            where="train.batch_size",
+        )
     env = {
         **_model_facts(source),
         "data": str(data_path(config).resolve()),
@@ -94,14 +99,19 @@ def align(
         the finished run; `run.adapter` is the adapter's folder, `run.state()` all that happened.
 
     Raises:
-        AlignError: whatever ended the run early.
+        AlignError: whatever ended the run early. An interrupt (Ctrl-C) first asks the run to save and stop.
     """
     flags = {**(settings or {}), "model.path": model, "data.path": str(data)}
     run = prepare(resolve(gather(method, flags=flags, preset=preset)))
     last: Event | None = None
-    for last in launch(run).events():
-        if on_event is not None:
-            on_event(last)
+    engine = launch(run)
+    try:
+        for last in engine.events():
+            if on_event is not None:
+                on_event(last)
+    except BaseException:  # Ctrl-C, or the caller's own on_event: nobody would watch the run any more
+        engine.stop()
+        raise
     if isinstance(last, RunFailed):
         raise error_class(last.exit_code)(last.message, where=last.where, hint=last.hint)
     return run

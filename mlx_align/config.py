@@ -138,7 +138,9 @@ class TrainConfig(Section):
     steps: int | None = Field(default=None, ge=1, description="optimiser updates; or set epochs")
     batch_size: int = Field(default=4, ge=1, description="rows in one forward and backward pass")
     accumulate: int = Field(default=1, ge=1, description="micro-batches in one optimiser update")
-    seed: int = Field(default=0, ge=0, lt=2**31, description="seeds adapter, order of rows, dropout and sampling")
+    seed: int = Field(
+        default=0, ge=0, lt=2**31, description="seeds adapter, order of rows, dropout and sampling"
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

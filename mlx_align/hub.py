@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from mlx_align.errors import AlignError, UsageError
 
 WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken"]
 """What is fetched: weights and tokenizer, never Python code or pickles."""
+
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""owner/name; "./name", "../name" and "~/name" are folders."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ def resolve_model(name: str, revision: str | None = None) -> ModelSource:
         AlignError: the hub cannot be reached and the model is not in the cache.
     """
     local = Path(name).expanduser()
-    if name != embedded.TINY_CHAT and not local.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if name != embedded.TINY_CHAT and not local.exists() and HUB_ID.fullmatch(name):
         source = _fetch(name, revision)
     elif revision is not None:
         raise UsageError("a revision belongs to a hub model", where=f"model.revision = {revision}")
@@ -50,8 +55,9 @@ def resolve_model(name: str, revision: str | None = None) -> ModelSource:
 def _check(source: ModelSource) -> None:
     config = source.folder / "config.json"
     if not source.folder.is_dir():
+        near = difflib.get_close_matches(source.name, [embedded.TINY_CHAT], cutoff=0.7)
         raise UsageError(
-            f"there is no model '{source.name}'",
+            f"there is no model '{source.name}'" + (f"; did you mean '{near[0]}'?" if near else ""),
             hint="Give 'tiny-chat', a folder in the Hugging Face layout, or a hub id: 'Qwen/Qwen3-0.6B'.",
         )
     if not config.is_file() or not any(source.folder.glob("*.safetensors")):
@@ -62,6 +68,8 @@ def _check(source: ModelSource) -> None:
         facts = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"config.json is not JSON: {error}", where=str(config)) from None
+    if not isinstance(facts, dict):
+        raise UsageError("config.json is not a table of settings", where=str(config))
     if "model_file" in facts:
         raise UsageError(
             "the model brings its own Python code, which mlx-align does not run",
@@ -83,6 +91,8 @@ def _fetch(name: str, revision: str | None) -> ModelSource:
 
     try:
         return snapshot(offline=False)
+    except hub_errors.HFValidationError:
+        raise UsageError(f"'{name}' is neither a folder nor a hub id", where="model.path") from None
     except hub_errors.GatedRepoError:
         raise UsageError(
             f"access to '{name}' must be asked for on its hub page",

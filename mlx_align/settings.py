@@ -218,7 +218,7 @@ def _refuse_other_method(method: str | None, layers: Sequence[Layer]) -> None:
 
 
 def _refuse_unknown_method(name: Any, layers: Sequence[Layer]) -> None:
-    if name not in methods.METHODS:
+    if str(name) not in methods.METHODS:
         origin = next(layer.origin for layer in reversed(layers) if "method.name" in layer.values)
         raise ConfigError(
             f"unknown method '{name}'",

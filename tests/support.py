@@ -41,22 +41,29 @@ def examples(rows: str = "pair", count: int = 16) -> tuple[Example, ...]:
     return tokenize_rows(dataset.train[:count], tokenizer(), max_length=512, too_long="error").examples
 
 
-def policy(adapter: AdapterConfig | None = None, optim: OptimConfig | None = None, seed: int = 0) -> Policy:
-    """The embedded model with an adapter whose B is not zero, so that every gradient is alive."""
-    backend = backends.create(BackendConfig(device="cpu"))
-    made = backend.load_policy(
-        embedded.model_folder(), adapter or AdapterConfig(rank=4), optim or OptimConfig(), seed
+def policy(
+    adapter: AdapterConfig | None = None,
+    optim: OptimConfig | None = None,
+    seed: int = 0,
+    *,
+    backend: str = "mlx",
+    model: Path | None = None,
+    spread: float = 0.02,
+) -> Policy:
+    """A model, the embedded one by default, with an adapter whose B is not zero: every gradient is alive."""
+    made = backends.create(BackendConfig(name=backend, device="cpu")).load_policy(
+        model or embedded.model_folder(), adapter or AdapterConfig(rank=4), optim or OptimConfig(), seed
     )
-    made.load_adapter_state(disturbed(made.adapter_state()))
+    made.load_adapter_state(disturbed(made.adapter_state(), spread))
     return made
 
 
-def disturbed(state: State) -> State:
-    """The same adapter with small random numbers in every B."""
+def disturbed(state: State, spread: float = 0.02) -> State:
+    """The same adapter with random numbers of this deviation in every B."""
     rng = np.random.default_rng(1)
     return {
-        name: rng.normal(0, 0.02, value.shape).astype(np.float32) if name.endswith("lora_b") else value
-        for name, value in state.items()
+        name: rng.normal(0, spread, value.shape).astype(np.float32) if name.endswith("lora_b") else value
+        for name, value in sorted(state.items())
     }
 
 
@@ -67,7 +74,7 @@ def objective(name: str, **hp: Any) -> Objective:
 
 def small_data(folder: Path, rows: str) -> Path:
     """A folder with the first rows of the sample."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, count in (("train.jsonl", 24), ("valid.jsonl", 8)):
         lines = (embedded.sample_for(rows) / name).read_text(encoding="utf-8").split("\n")
         (folder / name).write_text("\n".join(lines[:count]) + "\n", encoding="utf-8")

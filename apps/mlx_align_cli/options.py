@@ -80,8 +80,12 @@ Epochs = Annotated[float | None, typer.Option(rich_help_panel=LENGTH, help="Pass
 Rate = Annotated[float | None, typer.Option("--lr", rich_help_panel=LENGTH, help="Peak learning rate.")]
 BatchSize = Annotated[int | None, typer.Option(rich_help_panel=LENGTH, help="Rows in one forward pass.")]
 Seed = Annotated[int | None, typer.Option(rich_help_panel=LENGTH, help="Seeds everything that is random.")]
+Backend = Annotated[
+    str | None, typer.Option(metavar="mlx|torch", rich_help_panel=LENGTH, help="The framework that trains.")
+]
 Device = Annotated[
-    str | None, typer.Option(metavar="auto|cpu|gpu", rich_help_panel=LENGTH, help="Where it computes.")
+    str | None,
+    typer.Option(metavar="auto|cpu|gpu|cuda|mps", rich_help_panel=LENGTH, help="Where it computes."),
 ]
 RunsDir = Annotated[
     Path | None,

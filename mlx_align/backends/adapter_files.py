@@ -7,6 +7,7 @@ adapter_config.json    fine_tune_type, num_layers, lora_parameters {rank, scale,
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.numpy import save_file
 
 from mlx_align.backends.base import State
 from mlx_align.config import AdapterConfig
+from mlx_align.errors import UsageError
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 
@@ -23,6 +25,28 @@ def describe(config: AdapterConfig, layers: int, keys: list[str]) -> dict[str, A
     """The contents of adapter_config.json for a fresh adapter on the last `layers` layers."""
     parameters = {"rank": config.rank, "scale": config.scale, "dropout": config.dropout, "keys": keys}
     return {"fine_tune_type": config.type, "num_layers": layers, "lora_parameters": parameters}
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], state: State) -> None:
+    """See that a saved state fits an adapter.
+
+    Args:
+        shapes: name -> shape of every array of the adapter.
+        state: what is to be loaded into it.
+
+    Raises:
+        UsageError: names or shapes differ.
+    """
+    wrong = sorted(
+        name for name in shapes.keys() | state.keys()
+        if name not in state or name not in shapes or state[name].shape != shapes[name]
+    )  # fmt: skip
+    if wrong:
+        raise UsageError(
+            f"the saved adapter has another shape than this one: {len(wrong)} arrays differ",
+            where=wrong[0],
+            hint="Use the configuration the adapter was trained with.",
+        )
 
 
 def write(folder: Path, state: State, facts: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            yield number, _parse(_decode(line), _hint(number, line))
+            yield number, _parse(_decode(line).rstrip("\r\n"), _hint(number, line))
         except _RefusedError as error:
             raise DataError.at(path, number, error.key, str(error), error.hint) from None
 

@@ -78,6 +78,11 @@ class _Source:
     def error(self, key: str | None, message: str, hint: str | None = None) -> DataError:
         return DataError.at(self.path, self.line, key, message, hint)
 
+    def missing(self, key: str, hint: str) -> DataError:
+        """An error about a key that is not there; it lists those that are, for a typo to be seen."""
+        present = ", ".join(f"'{name}'" for name in self.row)
+        return self.error(key, f"the row has no '{key}'; it has {present}", hint)
+
 
 def parse_row(kind: RowKind, path: Path | str, line: int, row: Mapping[str, Any]) -> Row:
     """The row that one JSON object describes.
@@ -104,11 +109,13 @@ def _pair(source: _Source) -> _Parts:
     if len(missing) == 2:
         raise _unknown_shape(source, "pair")
     if missing:
-        raise source.error(missing[0], "the row has no such key", f"A pair has {WANTED['pair']}.")
+        raise source.missing(missing[0], f"A pair has {WANTED['pair']}.")
     parts = _with_prompt(source, ("chosen", "rejected")) if "prompt" in source.row else _implicit(source)
     _, (chosen, rejected), _ = parts
     if chosen == rejected:
-        raise source.error("rejected", "it is the same as 'chosen', so there is no preference to learn")
+        raise source.error(
+            "rejected", "'rejected' is the same as 'chosen', so there is no preference to learn"
+        )
     return parts
 
 
@@ -123,7 +130,7 @@ def _completion(source: _Source) -> _Parts:
     if "messages" in source.row:
         raise source.error("messages", "the row also has 'completion'", "Keep one of the two.")
     if "prompt" not in source.row:
-        raise source.error("prompt", "the row has no such key", f"A row has {WANTED['completion']}.")
+        raise source.missing("prompt", f"A row has {WANTED['completion']}.")
     return _with_prompt(source, ("completion",))
 
 
@@ -162,7 +169,7 @@ def _implicit(source: _Source) -> _Parts:
     """Two conversations that share everything but the assistant's last turn."""
     for key in ("chosen", "rejected"):
         if not _is_messages(source, key):
-            raise source.error("prompt", "the row has no such key", f"A pair has {WANTED['pair']}.")
+            raise source.missing("prompt", f"A pair has {WANTED['pair']}.")
     prompt, chosen = _conversation(source, "chosen")
     other, rejected = _conversation(source, "rejected")
     if prompt != other:
@@ -194,7 +201,7 @@ def _answer(source: _Source, key: str) -> str:
 def _is_messages(source: _Source, key: str) -> bool:
     value = source.row[key]
     if not isinstance(value, str | list):
-        raise source.error(key, f"it must be text or a message list and is {json_type(value)}")
+        raise source.error(key, f"'{key}' must be text or a message list and is {json_type(value)}")
     return isinstance(value, list)
 
 

@@ -44,9 +44,12 @@ class Engine:
         Raises:
             AlignError: the process ended without a last word.
         """
-        yield from _follow(self.reader, alive=lambda: self.process.poll() is None)
+        ended = False
+        for event in _follow(self.reader, alive=lambda: self.process.poll() is None):
+            ended = isinstance(event, TERMINAL)
+            yield event
         self.process.wait()
-        if self.process.returncode < 0 or self.run.state().status in ("new", "running"):
+        if not ended:  # whatever an earlier attempt's last word was
             raise crash(self.run, self.process.returncode)
 
 

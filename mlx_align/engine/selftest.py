@@ -142,7 +142,10 @@ def batch_for(objective: Objective, examples: Sequence[Example], base: NDArray[n
             for e in examples
         ]
         return collate(examples)
-    ref = [[base[2 * i + b, : len(ids)] for b, ids in enumerate(e.branch_ids)] for i, e in enumerate(examples)]
+    ref = [
+        [base[2 * row + which, : len(ids)] for which, ids in enumerate(example.branch_ids)]
+        for row, example in enumerate(examples)
+    ]
     return collate(examples, ref_logps=ref)
 
 

@@ -27,6 +27,8 @@ from mlx_align.runs.atomic import replace_folder, write_json
 from mlx_align.runs.checkpoints import export_adapter
 
 REFERENCE = "reference"
+FEW = 20
+"""Fewer held-out rows than this say little: one row is more than five points of accuracy."""
 
 
 class Session:
@@ -130,6 +132,9 @@ class Session:
                 f"{dataset.leaked} held-out prompts are in the training data too: evaluation looks too good."
             )
             self.report.alert("leak", text)
+        if len(valid.examples) < FEW:
+            text = f"Evaluation stands on {len(valid.examples)} held-out rows: its figures are rough."
+            self.report.alert("few-held-out", text)
         for finding in lint(dataset.train, train):
             self.report.alert(finding.code, finding.message, rows=finding.rows)
 
@@ -215,6 +220,13 @@ class Session:
         self.report.phase("saving")
         export_adapter(best, self.run.adapter)
         self._summary("finished", state)
+        if state.best_step == 0:
+            self.report.alert(
+                "no-improvement",
+                "No evaluation was better than the start: the kept adapter is the one before training. "
+                "A smaller optim.lr may help.",
+                step=state.step,
+            )
         self.report(
             RunFinished(
                 step=state.step,

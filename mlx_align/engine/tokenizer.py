@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ def load_tokenizer(folder: Path) -> ChatTokenizer:
     Raises:
         UsageError: the folder has no usable tokenizer or chat template.
     """
+    # It would say that PyTorch was not found, which is not needed.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer
 
     try:

@@ -67,11 +67,14 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Make `target` a copy of the folder `source`, replacing what was there."""
-    old = target.with_name(f".{target.name}-old")
-    shutil.rmtree(old, ignore_errors=True)
+    """Make `target` a copy of the folder `source`; what was there goes once the copy is whole."""
+    old, new = (target.with_name(f".{target.name}-{age}") for age in ("old", "new"))
+    for leftover in (old, new):  # from a process that was killed in here
+        shutil.rmtree(leftover, ignore_errors=True)
+    with new_folder(new) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
     if target.exists():
         target.rename(old)
-    with new_folder(target) as folder:
-        shutil.copytree(source, folder, dirs_exist_ok=True)
+    new.rename(target)
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)

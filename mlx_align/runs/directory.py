@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from mlx_align.config import RunConfig, from_toml, to_toml
-from mlx_align.errors import AlignError, UsageError
+from pydantic import ValidationError
+
+from mlx_align.config import BackendConfig, RunConfig, from_toml, to_toml
+from mlx_align.errors import AlignError, ConfigError, UsageError
 from mlx_align.events import RunState
 from mlx_align.runs.atomic import write_json, write_text
 from mlx_align.runs.checkpoints import Checkpoints
@@ -95,6 +97,31 @@ class RunDirectory:
     def write_summary(self, **facts: Any) -> None:
         """Replace the coarse state."""
         write_json(self.path / "state.json", facts)
+
+    def move(self, changes: dict[str, str]) -> BackendConfig:
+        """Rewrite the `[backend]` section of its configuration, so that the next attempt runs elsewhere.
+
+        Args:
+            changes: keys of the section and their new values; the others stay.
+
+        Returns:
+            the section as it is now.
+
+        Raises:
+            ConfigError: a value is refused; the file is then as it was.
+        """
+        config = self.config()
+        try:
+            backend = BackendConfig.model_validate({**config.backend.model_dump(), **changes})
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(["backend", *map(str, first["loc"])])
+            raise ConfigError(first["msg"].removeprefix("Value error, "), where=key) from None
+        write_text(self.path / "config.toml", to_toml(config.model_copy(update={"backend": backend})))
+        env = self.env()
+        moved = {f"backend.{key}": "runs resume" for key in changes}
+        write_json(self.path / "env.json", {**env, "origins": {**env.get("origins", {}), **moved}})
+        return backend
 
     def remove(self) -> None:
         """Delete the run.

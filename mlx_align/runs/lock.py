@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 
 from mlx_align.errors import UsageError
+
+READER_TRIES, READER_SECONDS = 200, 0.005
+"""How often, and how far apart, an engine asks again for a lock that only readers hold."""
 
 
 class RunLock:
@@ -26,14 +30,12 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(descriptor):
             os.close(descriptor)
             raise UsageError(
                 f"an engine is already working on the run '{self._path.parent.name}'",
                 hint="Follow it with `mlx-align runs attach`, or stop it with `mlx-align runs stop`.",
-            ) from None
+            )
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         self._descriptor = descriptor
@@ -47,6 +49,29 @@ class RunLock:
             self._descriptor = None
 
 
+def _lock(descriptor: int) -> bool:
+    """Take the lock exclusively; False if an engine has it.
+
+    A reader that asks `is_held` has it shared for an instant. That is no engine: try again.
+    """
+    for _ in range(READER_TRIES):
+        if _try(descriptor, fcntl.LOCK_EX):
+            return True
+        if not _try(descriptor, fcntl.LOCK_SH):
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        time.sleep(READER_SECONDS)
+    return False
+
+
+def _try(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def is_held(path: Path) -> bool:
     """Whether a living process holds the lock."""
     try:
@@ -54,12 +79,9 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _try(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
-    return False
 
 
 def holder(path: Path) -> int | None:

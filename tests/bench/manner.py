@@ -9,12 +9,9 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,8 +25,8 @@ from mlx_align.events import RunFinished
 from mlx_align.runs import RunDirectory
 from mlx_align.settings import gather, resolve
 from models.manners import is_crisp
+from tests.bench.provenance import write
 
-RESULTS = Path(__file__).parent / "results"
 CPU = RunConfig(backend=BackendConfig(device="cpu"))
 
 
@@ -74,21 +71,14 @@ def main(methods: Sequence[str] = ("orpo", "dpo", "simpo"), seeds: Sequence[int]
     before = crisp_share(None)
     with tempfile.TemporaryDirectory() as root:
         rows = [measure(Path(root), method, seed) for method in methods for seed in seeds]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
     result = {
         "what": "share of crisp greedy answers on held-out prompts of the embedded world",
         "prompts": len(prompts()),
         "crisp_before": before,
         "runs": rows,
-        "machine": {"platform": platform.platform(), "processor": platform.machine()},
-        "commit": commit,
-        "date": datetime.now(UTC).date().isoformat(),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "manner.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=2))
+    path = write("manner.json", result)
+    print(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mlx_align import embedded
-from mlx_align.backends.base import State
+from mlx_align.backends.base import Policy, State
 from mlx_align.config import AdapterConfig
 from mlx_align.data import Example, collate
 from tests import support
@@ -79,7 +79,11 @@ def trainer(kind: str, model: PeftModel, folder: Path, **options: Any) -> Any:
     from trl.experimental.cpo import CPOConfig, CPOTrainer
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    classes = {"dpo": (DPOTrainer, DPOConfig), "orpo": (ORPOTrainer, ORPOConfig), "cpo": (CPOTrainer, CPOConfig)}
+    classes = {
+        "dpo": (DPOTrainer, DPOConfig),
+        "orpo": (ORPOTrainer, ORPOConfig),
+        "cpo": (CPOTrainer, CPOConfig),
+    }
     trainer_class, config_class = classes[kind]
     config = config_class(output_dir=str(folder), use_cpu=True, report_to=[], bf16=False, **options)
     dummy = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
@@ -103,9 +107,9 @@ def theirs(kind: str, state: State, folder: Path, **options: Any) -> tuple[float
     return loss.item(), {name: parameters[peft_name(name)].grad.numpy().T for name in state}
 
 
-def ours(method: str, hp: dict[str, Any], adapter: AdapterConfig) -> tuple[float, State, State]:
+def ours(method: str, hp: dict[str, Any], policy: Policy) -> tuple[float, State, State]:
+    """Loss, adapter gradient and the adapter they belong to."""
     objective = support.objective(method, **hp)
-    policy = support.policy(adapter)
     state = policy.adapter_state()
     examples = support.examples()[:ROWS]
     scores_prompt = objective.method.scores_prompt(objective.hp)
@@ -114,7 +118,8 @@ def ours(method: str, hp: dict[str, Any], adapter: AdapterConfig) -> tuple[float
         policy.load_adapter_state({k: v * 0 if k.endswith("lora_b") else v for k, v in state.items()})
         logps = policy.logps(collate(examples))
         ref = [
-            [logps[2 * i + b, : len(ids)] for b, ids in enumerate(e.branch_ids)] for i, e in enumerate(examples)
+            [logps[2 * i + b, : len(ids)] for b, ids in enumerate(e.branch_ids)]
+            for i, e in enumerate(examples)
         ]
         policy.load_adapter_state(state)
     batch = collate(examples, scores_prompt=scores_prompt, ref_logps=ref)
@@ -150,11 +155,15 @@ CASES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_first_step_is_trls(case: str, tmp_path: Path) -> None:
     method, hp, kind, options = CASES[case]
-    loss, gradient, state = ours(method, hp, AdapterConfig(rank=RANK, scale=SCALE))
+    policies = {
+        name: support.policy(AdapterConfig(rank=RANK, scale=SCALE), backend=name) for name in ("mlx", "torch")
+    }
+    state = policies["mlx"].adapter_state()
     their_loss, their_gradient = theirs(kind, state, tmp_path, **options)
-    assert loss == pytest.approx(their_loss, rel=1e-5)
-    norm = math.sqrt(sum(float(np.square(g).sum()) for g in their_gradient.values()))
-    assert norm > 0
-    for name, want in their_gradient.items():
-        error = np.abs(gradient[name] - want).max() / np.abs(want).max()
-        assert error < 1e-4, f"{name}: {error:.1e}"
+    assert math.sqrt(sum(float(np.square(g).sum()) for g in their_gradient.values())) > 0
+    for backend, policy in policies.items():
+        loss, gradient, _ = ours(method, hp, policy)
+        assert loss == pytest.approx(their_loss, rel=1e-5), backend
+        for name, want in their_gradient.items():
+            error = np.abs(gradient[name] - want).max() / np.abs(want).max()
+            assert error < 1e-4, f"{backend} {name}: {error:.1e}"

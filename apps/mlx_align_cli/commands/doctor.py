@@ -10,6 +10,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -104,6 +105,7 @@ def examine(runs_dir: Path | None) -> list[Finding]:
         Finding("memory", "ok", _memory()),
         *(_library(name) for name in LIBRARIES),
         *_backend(),
+        *_torch(),
         _compiler(),
         _runs(runs_dir),
         Finding("hub cache", "ok", _hub_cache()),
@@ -142,6 +144,22 @@ def _backend() -> list[Finding]:
     elif advice:
         found.append(Finding("speed", "note", "could be faster", advice))
     return found
+
+
+def _torch() -> list[Finding]:
+    """The other backend, which one can do without."""
+    from mlx_align import backends
+    from mlx_align.config import BackendConfig
+
+    if find_spec("torch") is None or find_spec("peft") is None:
+        advice = "Only for --backend torch: pip install 'mlx-align[torch]'"
+        return [Finding("torch backend", "ok", f"not installed. {advice}")]
+    libraries = [_library(name) for name in ("torch", "peft")]
+    try:
+        device = backends.create(BackendConfig(name="torch")).device
+    except (AlignError, ImportError, OSError, RuntimeError) as error:
+        return [*libraries, Finding("torch device", "note", f"cannot be used: {error}")]
+    return [*libraries, Finding("torch device", "ok", device)]
 
 
 def _openblas(advice: str | None) -> Finding:

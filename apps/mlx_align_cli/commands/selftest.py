@@ -40,10 +40,15 @@ def selftest(backend: str | None, device: str | None, dtype: str | None, as_json
     return 0 if report.passed else 1
 
 
+def machine() -> str:
+    """System and processor, without what would name one person's computer."""
+    return f"{platform.system()} {platform.release().split('-')[0]} {platform.machine()}"
+
+
 def as_tree(report: Report) -> dict[str, Any]:
     """The report as JSON values; the README's table of what is verified is made from such files."""
     checks = [{**asdict(check), "passed": check.passed} for check in report.checks]
-    facts = {"platform": platform.platform(), "machine": platform.machine(), "python": platform.python_version()}
+    facts = {"machine": machine(), "python": platform.python_version()}
     return {**asdict(report), **facts, "checks": checks, "passed": report.passed}
 
 
@@ -53,7 +58,7 @@ def as_markdown(report: Report) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in sorted(report.versions.items()))
     lines = [
         f"mlx-align selftest: {report.tested} ({report.dtype}) against {report.reference} (float32)",
-        f"{platform.platform()}, python {platform.python_version()}, {versions}",
+        f"{machine()}, python {platform.python_version()}, {versions}",
         "",
         f"| {'compared':{width}} | difference | tolerance |      |",
         f"|-{'-' * width}-|-----------:|----------:|------|",

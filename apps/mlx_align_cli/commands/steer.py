@@ -77,16 +77,29 @@ def checkpoint(run: options.Run, runs_dir: options.RunsDir = None) -> None:
 
 def resume(
     run: options.Run,
+    backend: options.Backend = None,
+    device: options.Device = None,
     runs_dir: options.RunsDir = None,
     detach: options.Detach = False,
     display: options.Show = Kind.AUTO,
     json: options.Json = False,
 ) -> None:
-    """Go on with a stopped, failed or crashed run from its last checkpoint."""
-    raise typer.Exit(resume_run(run, runs_dir, detach, options.display_kind(display, json)))
+    """Go on with a stopped, failed or crashed run from its last checkpoint.
+
+    With --backend or --device it goes on there: the run's own configuration is rewritten to say so.
+    """
+    given = {key: value for key, value in (("name", backend), ("device", device)) if value is not None}
+    raise typer.Exit(resume_run(run, runs_dir, detach, options.display_kind(display, json), moved=given))
 
 
-def resume_run(name: str, runs_dir: Path | None, detach: bool, kind: Kind, method: str | None = None) -> int:
+def resume_run(
+    name: str,
+    runs_dir: Path | None,
+    detach: bool,
+    kind: Kind,
+    method: str | None = None,
+    moved: dict[str, str] | None = None,
+) -> int:
     """Start an engine on a run that has ended early.
 
     Args:
@@ -95,6 +108,7 @@ def resume_run(name: str, runs_dir: Path | None, detach: bool, kind: Kind, metho
         detach: whether to leave it alone then.
         kind: how it is shown.
         method: what the run's method must be, None for any.
+        moved: keys of the run's `[backend]` section to change first.
 
     Returns:
         the exit code.
@@ -116,5 +130,12 @@ def resume_run(name: str, runs_dir: Path | None, detach: bool, kind: Kind, metho
         raise UsageError(
             f"the run '{run.name}' has finished; there is nothing left to do",
             hint="To train further, start a new run with --set adapter.start=" + str(run.adapter),
+        )
+    if moved:
+        old, new = run.config().backend, run.move(moved)
+        print(
+            f"{run.name}: backend {old.name}:{old.device} is now {new.name}:{new.device} "
+            f"(written to {run.path / 'config.toml'})",
+            file=sys.stderr,
         )
     return start(run, detach, kind)

@@ -66,6 +66,7 @@ def _command(method: Method) -> Callable[..., None]:
         lr: options.Rate = None,
         batch_size: options.BatchSize = None,
         seed: options.Seed = None,
+        backend: options.Backend = None,
         device: options.Device = None,
         runs_dir: options.RunsDir = None,
         dry_run: Annotated[bool, DRY_RUN] = False,
@@ -82,6 +83,7 @@ def _command(method: Method) -> Callable[..., None]:
             "optim.lr": ("--lr", lr),
             "train.batch_size": ("--batch-size", batch_size),
             "train.seed": ("--seed", seed),
+            "backend.name": ("--backend", backend),
             "backend.device": ("--device", device),
             "runs.dir": ("--runs-dir", runs_dir),
         }
@@ -159,5 +161,5 @@ def _refuse_conflicts(request: Request) -> None:
         raise ConfigError(
             f"a resumed run keeps its own configuration, so {', '.join(given)} would be ignored",
             where=f"--resume {request.resume}",
-            hint="Leave it out, or start a new run.",
+            hint="Leave it out, or start a new run. `runs resume --backend ... --device ...` moves a run.",
         )

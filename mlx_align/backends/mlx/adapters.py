@@ -62,7 +62,10 @@ def attach_saved(model: nn.Module, folder: Path) -> dict[str, Any]:
         facts = adapter_files.read_facts(folder)
         model.freeze()
         load_adapters(model, str(folder))
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        saved: Any = mx.load(str(folder / adapter_files.WEIGHTS))
+        if missing := adapter_state(model).keys() - saved.keys():
+            raise ValueError(f"it lacks {len(missing)} arrays, such as '{min(missing)}'")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise UsageError(
             f"the adapter cannot be used with this model: {error}",
             where=str(folder),
@@ -87,16 +90,7 @@ def load_state(model: nn.Module, state: State) -> None:
         UsageError: names or shapes differ.
     """
     shapes = {name: value.shape for name, value in adapter_state(model).items()}
-    wrong = sorted(
-        name for name in shapes.keys() | state.keys()
-        if name not in state or name not in shapes or state[name].shape != shapes[name]
-    )  # fmt: skip
-    if wrong:
-        raise UsageError(
-            f"the saved adapter has another shape than this one: {len(wrong)} arrays differ",
-            where=wrong[0],
-            hint="Use the configuration the adapter was trained with.",
-        )
+    adapter_files.check_shapes(shapes, state)
     model.load_weights([(name, mx.array(value)) for name, value in state.items()], strict=False)
 
 

@@ -38,8 +38,12 @@ class MlxBackend:
 
     def __init__(self, config: BackendConfig) -> None:
         has_gpu = mx.is_available(mx.gpu)
-        if config.device == "gpu" and not has_gpu:
-            raise UsageError("MLX sees no GPU here", where="backend.device", hint="Use backend.device=cpu.")
+        kind = "mps" if mx.metal.is_available() else "cuda"  # by torch's names
+        if config.device not in ("auto", "cpu", *(["gpu", kind] if has_gpu else [])):
+            name = "GPU" if config.device == "gpu" else config.device
+            raise UsageError(
+                f"MLX sees no {name} here", where="backend.device", hint="Use backend.device=auto or cpu."
+            )
         self._gpu = has_gpu and config.device != "cpu"
         self._dtype = "float32" if config.dtype == "auto" and not self._gpu else config.dtype
         mx.set_default_device(mx.gpu if self._gpu else mx.cpu)

@@ -17,8 +17,9 @@ from mlx_align.backends import adapter_files
 from mlx_align.backends.base import Generation, MemoryUse, Objective, Scores, State, Update
 from mlx_align.backends.mlx import adapters, generation, optim
 from mlx_align.backends.mlx.arrays import state_of, to_numpy, tree_of
-from mlx_align.backends.mlx.forward import branch_logps, whole_sequences
+from mlx_align.backends.mlx.forward import branch_logps
 from mlx_align.backends.mlx.ops import MlxOps
+from mlx_align.backends.sequences import whole_sequences
 from mlx_align.batch import Batch
 from mlx_align.config import OptimConfig
 from mlx_align.methods.base import Loss

@@ -80,9 +80,9 @@ def test_a_tool_result_may_come_before_the_answer() -> None:
 @pytest.mark.parametrize(
     ("fields", "key", "about"),
     [
-        ({"prompt": "Hi", "chosen": "A"}, "rejected", "no such key"),
-        ({"prompt": "Hi", "rejected": "A"}, "chosen", "no such key"),
-        (AB, "prompt", "no such key"),
+        ({"prompt": "Hi", "chosen": "A"}, "rejected", "the row has no"),
+        ({"prompt": "Hi", "rejected": "A"}, "chosen", "the row has no"),
+        (AB, "prompt", "the row has no"),
         ({"prompt": "Hi", "chosen": [assistant("A")], "rejected": "B"}, "chosen", "'prompt' is text"),
         ({"prompt": "Hi", **AB_MESSAGES}, "chosen", "remove the key"),
         ({"prompt": TALK, "chosen": "A", "rejected": [assistant("B")]}, "rejected", "both be text or both"),
@@ -119,7 +119,7 @@ def test_a_pair_that_cannot_be_used_is_refused(fields: dict[str, Any], key: str,
 @pytest.mark.parametrize(
     ("fields", "key", "about"),
     [
-        ({"completion": "A"}, "prompt", "no such key"),
+        ({"completion": "A"}, "prompt", "the row has no"),
         ({"prompt": "Hi", "completion": [assistant("A")]}, "completion", "'prompt' is text"),
         ({"prompt": "Hi", "completion": ""}, "completion", "the answer is empty"),
         ({"prompt": "Hi", "completion": "A", "messages": TALK}, "messages", "Keep one"),

@@ -1,0 +1,190 @@
+"""A base model with a trainable adapter, in torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mlx_align.backends import adapter_files
+from mlx_align.backends.base import Generation, MemoryUse, Objective, Scores, State, Update
+from mlx_align.backends.sequences import whole_sequences
+from mlx_align.backends.torch import generation
+from mlx_align.backends.torch.adapters import Attached
+from mlx_align.backends.torch.arrays import batch_on, state_of, to_numpy, under
+from mlx_align.backends.torch.forward import branch_logps
+from mlx_align.backends.torch.ops import TorchOps
+from mlx_align.backends.torch.optim import Optimizer
+from mlx_align.batch import Batch
+from mlx_align.config import OptimConfig
+from mlx_align.methods.base import Loss
+
+XP = TorchOps()
+
+
+class TorchPolicy:
+    """`backends.base.Policy` on a transformers model.
+
+    Args:
+        model: the model, frozen, its adapter attached.
+        adapter: the adapter, or None for a bare model.
+        config: the optimiser, or None for a policy that only scores and generates.
+        memory: reports the memory in use.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        adapter: Attached | None,
+        config: OptimConfig | None,
+        memory: Callable[[], MemoryUse],
+    ) -> None:
+        self._model, self._config = model, config
+        self._adapter = adapter or Attached({}, {}, [])
+        self._gradient: dict[str, torch.Tensor] | None = None
+        self.memory = memory
+        if config is not None:
+            values = {name: leaf.value for name, leaf in self._adapter.leaves.items()}
+            self._optimizer = Optimizer(config, values)
+
+    def trainable_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(int(leaf.parameter.numel()) for leaf in self._adapter.leaves.values())
+
+    # Forward
+
+    def _mode(self, *, training: bool) -> None:
+        """Dropout on or off: the adapter's only, for the base stays as it is used."""
+        self._model.eval()
+        for layer in self._adapter.layers:
+            layer.train(training)
+
+    def _logps(self, batch: Batch) -> tuple[torch.Tensor, Batch]:
+        """(N, T) log-probabilities, and the batch as tensors."""
+        ids, starts = whole_sequences(batch)
+        tensors = batch_on(batch, self._model.device)
+        return branch_logps(self._model, ids, starts, tensors), tensors
+
+    def _loss(self, batch: Batch, objective: Objective) -> tuple[Loss, torch.Tensor]:
+        logps, tensors = self._logps(batch)
+        return objective.method.loss(XP, logps, tensors.ref_logps, tensors, objective.hp), logps
+
+    def logps(self, batch: Batch) -> NDArray[np.float32]:
+        """(N, T) log-probabilities of the branch tokens under the policy."""
+        self._mode(training=False)
+        with torch.no_grad():
+            return to_numpy(self._logps(batch)[0])
+
+    def evaluate(self, batch: Batch, objective: Objective) -> Scores:
+        """Loss and metrics without gradient, dropout off."""
+        self._mode(training=False)
+        with torch.no_grad():
+            return _scores(*self._loss(batch, objective))
+
+    # Training
+
+    def accumulate(
+        self, batch: Batch, objective: Objective, counts: Mapping[str, float], *, seed: int
+    ) -> Scores:
+        """Add one micro-batch's gradient of sum_term sums[term] / counts[term]."""
+        self._mode(training=True)
+        torch.manual_seed(seed)  # of every device
+        loss, logps = self._loss(batch, objective)
+        value = torch.stack([loss.sums[term] / counts[term] for term in loss.sums]).sum()
+        leaves = self._adapter.leaves
+        grads = torch.autograd.grad(
+            value, [leaf.parameter for leaf in leaves.values()], allow_unused=True, materialize_grads=True
+        )
+        new = {name: leaf.neutral(grad) for (name, leaf), grad in zip(leaves.items(), grads, strict=True)}
+        if self._gradient is not None:
+            new = {name: self._gradient[name] + grad for name, grad in new.items()}
+        self._gradient = new
+        return _scores(loss, logps)
+
+    def update(self, learning_rate: float) -> Update:
+        """Clip, apply if finite, clear."""
+        if self._config is None or self._gradient is None:
+            raise RuntimeError("update() needs an optimiser and at least one accumulate()")
+        gradient, self._gradient = self._gradient, None
+        squares = torch.stack([grad.square().sum() for grad in gradient.values()])
+        norm = float(squares.sum().sqrt())
+        if not math.isfinite(norm):
+            return Update(norm, applied=False)
+        limit = self._config.max_grad_norm
+        if limit and norm > limit:
+            gradient = {name: grad * (limit / norm) for name, grad in gradient.items()}
+        self._optimizer.update(gradient, learning_rate)
+        return Update(norm, applied=True)
+
+    def discard(self) -> None:
+        """Clear the accumulator."""
+        self._gradient = None
+
+    # Generation
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        stop_ids: Sequence[int],
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[Generation]:
+        """Continue the prompts side by side."""
+        self._mode(training=False)
+        return generation.generate(
+            self._model,
+            prompts,
+            max_tokens=max_tokens,
+            stop_ids=stop_ids,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
+
+    # State
+
+    def adapter_state(self) -> State:
+        """The adapter by mlx-lm's names."""
+        return self._adapter.state()
+
+    def load_adapter_state(self, state: State) -> None:
+        """Replace the adapter's arrays."""
+        self._adapter.load(state)
+
+    def training_state(self) -> State:
+        """`optimizer.*` and, in the middle of a window, `gradient.*`."""
+        slots = {f"optimizer.{name}": value for name, value in self._optimizer.state().items()}
+        return {**slots, **state_of(self._gradient or {}, "gradient")}
+
+    def load_training_state(self, state: State) -> None:
+        """Put back what `training_state` returned, here or on another backend.
+
+        Raises:
+            UsageError: it belongs to another optimiser or another adapter.
+        """
+        self._optimizer.load(under(state, "optimizer"))
+        saved = under(state, "gradient")
+        self._gradient = {
+            name: torch.tensor(saved[name], device=leaf.value.device)
+            for name, leaf in self._adapter.leaves.items()
+        } if saved else None  # fmt: skip
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write mlx-lm's adapter files."""
+        adapter_files.write(folder, self.adapter_state(), self._adapter.facts)
+
+
+def _scores(loss: Loss, logps: torch.Tensor) -> Scores:
+    return Scores(
+        sums={term: float(value.detach()) for term, value in loss.sums.items()},
+        metrics={name: to_numpy(value) for name, value in loss.metrics.items()},
+        logps=to_numpy(logps),
+    )

@@ -1,0 +1,104 @@
+"""Puts the measured figures into the README, from the files in tests/bench/results.
+
+    python -m tests.bench.readme        rewrites what stands between the markers
+
+A test checks that the README says what the files say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from statistics import mean
+from typing import Any
+
+from mlx_align.methods import METHODS
+from tests.bench.provenance import RESULTS
+from tests.conftest import ROOT
+
+README = ROOT / "README.md"
+DEVICES = ("mlx:cpu", "mlx:metal", "mlx:cuda", "torch:cpu", "torch:cuda", "torch:mps")
+
+
+def read(name: str) -> dict[str, Any]:
+    """One result file."""
+    tree: dict[str, Any] = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    return tree
+
+
+def manner() -> str:
+    """What alignment does to the embedded model."""
+    result = read("manner.json")
+    lines = [
+        "| method | crisp answers before | after, three seeds | held-out accuracy | seconds |",
+        "|---|---|---|---|---|",
+    ]
+    for method in ("orpo", "dpo", "simpo"):
+        runs = [run for run in result["runs"] if run["method"] == method]
+        after = ", ".join(f"{run['crisp_after']:.1%}" for run in runs)
+        accuracy = min(run["held_out_accuracy"] for run in runs)
+        seconds = mean(run["seconds"] for run in runs)
+        lines.append(
+            f"| {method} | {result['crisp_before']:.1%} | {after} | at least {accuracy:.1%} | {seconds:.0f} |"
+        )
+    return "\n".join(
+        [
+            f"Measured with `make bench-demo` on {result['machine']}, mlx {result['versions']['mlx']}"
+            f" on the CPU: greedy answers to {result['prompts']} held-out prompts, judged by a deterministic rule.",
+            "",
+            *lines,
+        ]
+    )
+
+
+def verified() -> str:
+    """Method by device, from the selftest results people have sent in."""
+    reports = [read(f"selftest/{path.name}") for path in sorted((RESULTS / "selftest").glob("*.json"))]
+    by_device: dict[str, list[dict[str, Any]]] = {}
+    for report in reports:
+        by_device.setdefault(report["tested"], []).append(report)
+    lines = [
+        "| | " + " | ".join(f"`{device}`" for device in DEVICES) + " |",
+        "|---" * (len(DEVICES) + 1) + "|",
+    ]
+    for method in METHODS:
+        cells = [_cell(method, by_device.get(device, [])) for device in DEVICES]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(method: str, reports: list[dict[str, Any]]) -> str:
+    """The largest gradient difference a device has shown, against which device, or that nobody has looked."""
+    found = [
+        (check["difference"], report["reference"], check["passed"])
+        for report in reports
+        for check in report["checks"]
+        if check["name"] == f"{method} adapter gradient"
+    ]
+    if not found:
+        return "not verified"
+    difference, reference, passed = max(found)
+    return f"{'' if passed else 'FAILS: '}{difference:.0e} from {reference}"
+
+
+SECTIONS: dict[str, Callable[[], str]] = {"manner": manner, "verified": verified}
+
+
+def render(text: str) -> str:
+    """The README with every marked section made anew."""
+    for name, section in SECTIONS.items():
+        pattern = re.compile(f"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+        text, count = pattern.subn(lambda m, s=section: f"{m[1]}{s()}\n{m[2]}", text)  # type: ignore[misc]
+        if count != 1:
+            raise ValueError(f"README.md has {count} sections named {name}")
+    return text
+
+
+def main() -> None:
+    """Rewrite the README."""
+    README.write_text(render(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

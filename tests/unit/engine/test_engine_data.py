@@ -1,0 +1,93 @@
+"""How many updates a run has, and what each of them reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mlx_align.config import TrainConfig
+from mlx_align.data import Example
+from mlx_align.engine.data import RunData, fingerprint
+from mlx_align.engine.evaluation import fixed_prompts
+from tests import support
+
+
+def data(rows: int, method: str = "orpo", **train: Any) -> RunData:
+    examples = support.examples()[:rows]
+    return RunData(examples, examples[:3], TrainConfig(**train), support.objective(method))
+
+
+@pytest.mark.parametrize(
+    ("rows", "train", "steps"),
+    [
+        (10, {"epochs": 1.0, "batch_size": 2}, 5),
+        (10, {"epochs": 1.0, "batch_size": 4}, 3),
+        (10, {"epochs": 2.0, "batch_size": 4}, 6),
+        (10, {"epochs": 0.5, "batch_size": 2}, 3),
+        (10, {"epochs": 1.0, "batch_size": 2, "accumulate": 2}, 3),
+        (10, {"epochs": 0.001, "batch_size": 2}, 1),
+        (3, {"epochs": 1.0, "batch_size": 8, "accumulate": 4}, 1),
+        (10, {"epochs": None, "steps": 7, "batch_size": 2, "accumulate": 4}, 7),
+    ],
+)
+def test_total_steps(rows: int, train: dict[str, Any], steps: int) -> None:
+    assert data(rows, **train).total_steps == steps
+
+
+def test_an_epoch_reads_every_row_once_and_the_next_one_again() -> None:
+    made = data(10, epochs=2.0, batch_size=4)
+    epochs = [sorted(row for p in range(3 * e, 3 * e + 3) for row in made.batch(p).rows) for e in (0, 1)]
+    assert epochs[0] == epochs[1] == sorted(example.name for example in support.examples()[:10])
+    assert made.epoch(3) == 1.0
+    assert made.epoch(5) == pytest.approx(5 / 3)
+
+
+def test_a_windows_counts_are_those_of_its_batches() -> None:
+    made = data(10, batch_size=3, accumulate=3)
+    for step in range(4):
+        batches = [made.batch(p) for p in range(3 * step, 3 * step + 3)]
+        counts = made.window_counts(step)
+        assert counts["odds"] == sum(batch.size for batch in batches)
+        assert counts["nll"] == sum(float(batch.branch(batch.branch_mask, 0).sum()) for batch in batches)
+
+
+def test_evaluation_reads_each_held_out_row_once() -> None:
+    made = data(10, batch_size=2)
+    assert sorted(row for batch in made.eval_batches() for row in batch.rows) == sorted(
+        example.name for example in support.examples()[:3]
+    )
+    assert RunData(support.examples(), (), TrainConfig(), support.objective("orpo")).eval_batches() == []
+
+
+def test_the_fingerprint_sees_every_token_and_the_order() -> None:
+    examples = list(support.examples()[:3])
+
+    def changed(example: Example, **parts: Any) -> str:
+        return fingerprint([replace(example, **parts), *examples[1:]])
+
+    first = examples[0]
+    chosen, rejected = first.branch_ids
+    prints = {
+        fingerprint(examples),
+        fingerprint(examples[::-1]),
+        fingerprint(examples[:2]),
+        changed(first, prompt_ids=(*first.prompt_ids[:-1], 1)),
+        changed(first, branch_ids=(rejected, chosen)),
+        changed(first, branch_ids=((*chosen, rejected[0]), rejected[1:])),
+    }
+    assert len(prints) == 6
+    assert changed(first, prompt_text="words do not matter, tokens do") == fingerprint(examples)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 16, 99])
+def test_the_fixed_prompts_are_spread_over_the_rows_and_always_the_same(count: int) -> None:
+    examples = support.examples()
+    chosen = fixed_prompts(examples, count)
+    assert len(chosen) == min(count, len(examples))
+    assert len({example.name for example in chosen}) == len(chosen)
+    assert chosen == fixed_prompts(examples, count)
+    if count > 1:
+        assert (chosen[0], chosen[-1]) == (examples[0], examples[-1])
+    assert fixed_prompts([], 4) == []

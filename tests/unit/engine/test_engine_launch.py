@@ -1,0 +1,115 @@
+"""The engine as a process: followed, stopped, killed, and called from Python in three lines."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mlx_align
+from mlx_align.engine.launch import Engine, attach, crash, launch
+from mlx_align.errors import AlignError, DataError, DeviceAbortError, UsageError
+from mlx_align.events import Event, RunFinished, RunStarted, RunStopped, Step
+from mlx_align.runs import EventReader, EventWriter, RunDirectory
+from tests import support
+
+
+def test_a_polite_signal_saves_and_stops(tmp_path: Path, brief: dict[str, Any]) -> None:
+    run = support.new_run(tmp_path / "runs", **{**brief, "train__steps": 10_000})
+    engine = launch(run)
+    events: list[Event] = []
+    for event in engine.events():
+        events.append(event)
+        if isinstance(event, Step) and event.step == 1:
+            assert run.is_running()
+            assert run.pid() == engine.process.pid
+            with pytest.raises(UsageError, match="already working"):
+                launch(run)
+            engine.process.send_signal(signal.SIGTERM)
+    assert engine.process.returncode == 130
+    last = events[-1]
+    assert isinstance(last, RunStopped)
+    assert last.step < 10_000
+    assert (run.path / last.checkpoint / "trainer.json").is_file()
+    assert [event.seq for event in events] == list(range(len(events)))
+    assert list(attach(run)) == events, "who attaches later reads the same"
+    assert not run.is_running()
+
+
+def test_an_engine_that_aborts_is_a_device_abort(tmp_path: Path, brief: dict[str, Any]) -> None:
+    run = support.new_run(tmp_path / "runs", **{**brief, "train__steps": 10_000})
+    engine = launch(run)
+
+    def follow() -> None:
+        for event in engine.events():
+            if isinstance(event, RunStarted):
+                os.kill(event.pid, signal.SIGABRT)
+
+    with pytest.raises(DeviceAbortError, match="SIGABRT") as caught:
+        follow()
+    assert caught.value.exit_code == 6
+    assert caught.value.hint is not None
+    assert "runs resume" in caught.value.hint
+    assert run.name in caught.value.hint
+    assert run.condition(run.state()) == "crashed"
+    with pytest.raises(AlignError, match="without a last word"):
+        list(attach(run))
+
+
+def test_an_engine_that_dies_before_its_first_word(tmp_path: Path) -> None:
+    """The last word in the log is then an earlier attempt's, and says nothing about this one."""
+    run = support.new_run(tmp_path / "runs")
+    log = EventWriter(run.events, attempt=1, seq=0)
+    log(RunStopped(step=2, checkpoint="checkpoints/step-000002"))
+    log.close()
+    reader = EventReader(run.events)
+    assert len(list(reader.read())) == 1
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+    with pytest.raises(AlignError, match="without a last word"):
+        list(Engine(run, process, reader).events())
+
+
+def test_three_lines_of_python(tmp_path: Path) -> None:
+    data = support.small_data(tmp_path / "data", "completion")
+    settings = {key: value for key, value in support.FAST.items() if not key.startswith("train.batch")}
+    events: list[Event] = []
+    run = mlx_align.align(
+        "sft", data=data, settings={**settings, "runs.dir": "here", "train.steps": 1}, on_event=events.append
+    )
+    assert run.path.parent == Path("here")
+    assert (run.adapter / "adapters.safetensors").is_file()
+    assert isinstance(events[-1], RunFinished)
+    assert run.state().status == "finished"
+
+
+def test_what_python_is_told_when_it_cannot_begin(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        mlx_align.align("orpo", data=tmp_path / "none.jsonl")
+    with pytest.raises(UsageError):
+        mlx_align.align("orpo", model=str(tmp_path / "none"))
+    with pytest.raises(UsageError, match="unknown method 'ppo'"):
+        mlx_align.align("ppo")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "said"),
+    [
+        (-signal.SIGABRT, DeviceAbortError, "data.max_length"),
+        (-signal.SIGKILL, DeviceAbortError, "smaller batches"),
+        (-signal.SIGSEGV, DeviceAbortError, "SIGSEGV"),
+        (1, AlignError, "without a last word"),
+        (None, AlignError, "without a last word"),
+    ],
+)
+def test_how_a_death_is_told(tmp_path: Path, code: int | None, kind: type[AlignError], said: str) -> None:
+    error = crash(RunDirectory(tmp_path / "my-run"), code)
+    assert type(error) is kind
+    assert said in str(error)
+    assert error.hint is not None
+    assert "runs resume" in error.hint
+    assert "my-run" in error.hint
