@@ -25,7 +25,10 @@ else
   INSTALL   := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: demo test check format bench-demo bench-cuda readme clean
+.PHONY: help demo test check format bench-demo bench-cuda readme clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -33,12 +36,14 @@ $(BIN)/python:
 	$(MAKE_VENV)
 
 $(VENV)/.run-$(DEVICE): $(BIN)/python pyproject.toml
+	@echo "installing (about a minute) ..."
 	$(INSTALL) -e '.$(RUN_EXTRAS)'
-	@touch $@
+	@rm -f $(VENV)/.run-* $(VENV)/.dev-* && touch $@
 
 $(VENV)/.dev-$(DEVICE): $(BIN)/python pyproject.toml
+	@echo "installing (some minutes) ..."
 	$(INSTALL) -e '.$(DEV_EXTRAS)'
-	@touch $@
+	@rm -f $(VENV)/.run-* $(VENV)/.dev-* && touch $@ $(VENV)/.run-$(DEVICE)
 
 demo: $(VENV)/.run-$(DEVICE)
 	$(BIN)/mlx-align orpo

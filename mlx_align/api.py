@@ -15,8 +15,8 @@ from mlx_align import embedded, methods
 from mlx_align.config import RunConfig
 from mlx_align.data import load_dataset
 from mlx_align.engine.launch import launch
-from mlx_align.errors import ConfigError, UsageError, error_class
-from mlx_align.events import Event, RunFailed
+from mlx_align.errors import ConfigError, InterruptedRunError, UsageError, error_class
+from mlx_align.events import Event, RunFailed, RunStopped
 from mlx_align.hub import ModelSource, resolve_model
 from mlx_align.runs import RunDirectory, create
 from mlx_align.settings import Resolved, gather, resolve
@@ -112,6 +112,8 @@ def align(
     except BaseException:  # Ctrl-C, or the caller's own on_event: nobody would watch the run any more
         engine.stop()
         raise
+    if isinstance(last, RunStopped):
+        raise InterruptedRunError(f"stopped at step {last.step}", where=run.name)
     if isinstance(last, RunFailed):
         raise error_class(last.exit_code)(last.message, where=last.where, hint=last.hint)
     return run

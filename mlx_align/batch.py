@@ -54,11 +54,6 @@ class Batch:
         """k, the number of branches of each row."""
         return int(self.branch_ids.shape[0]) // self.size
 
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(B, P, N, T): what a compiled trace depends on."""
-        return (*self.prompt_ids.shape, *self.branch_ids.shape)
-
     def branch(self, x: Array, which: int) -> Array:
         """The rows of a (N, ...) array that belong to branch number `which`: (B, ...)."""
         return x[which :: self.branches]

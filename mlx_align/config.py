@@ -63,7 +63,7 @@ class DataConfig(Section):
         default=0.05,
         gt=0,
         lt=1,
-        description="share of rows held out for evaluation where the data has no valid.jsonl",
+        description="share of rows held out where the data has no valid.jsonl (or validation.jsonl)",
     )
 
 
@@ -113,7 +113,7 @@ class OptimConfig(Section):
         default="cosine", description="how the rate falls after the warmup"
     )
     warmup: float = Field(
-        default=0.05, ge=0, lt=1, description="share of all steps in which the rate rises linearly from 0"
+        default=0.05, ge=0, lt=1, description="share of all steps in which the rate rises linearly"
     )
     min_lr: float = Field(
         default=0.0, ge=0, le=1, description="where a linear or cosine schedule ends, as a share of lr"

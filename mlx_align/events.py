@@ -143,7 +143,8 @@ class Heartbeat(Event):
 
 
 class RunFinished(Event):
-    """Training ended as planned, or early because it no longer improved (`reason`).
+    """Training ended as planned, or early because it no longer improved (`reason`), after so many seconds of
+    training over all attempts.
 
     `adapter` is relative to the run directory.
     """
@@ -265,6 +266,8 @@ def reduce(state: RunState, event: Event) -> RunState:
     A new attempt that resumes from step s forgets what came after s, and one that begins anew forgets all:
     it is about to happen again.
     """
+    if event.attempt > state.attempt:  # until it says how it ends, an attempt counts as running
+        state = replace(state, status="running", end=None)
     state = replace(state, last_t=event.t, attempt=event.attempt, first_t=state.first_t or event.t)
     match event:
         case RunStarted():

@@ -39,7 +39,7 @@ def resolve_model(name: str, revision: str | None = None) -> ModelSource:
         UsageError: there is no such model, or it is not one that can be used.
         AlignError: the hub cannot be reached and the model is not in the cache.
     """
-    local = Path(name).expanduser()
+    local = _local(name)
     if name != embedded.TINY_CHAT and not local.exists() and HUB_ID.fullmatch(name):
         source = _fetch(name, revision)
     elif revision is not None:
@@ -50,6 +50,13 @@ def resolve_model(name: str, revision: str | None = None) -> ModelSource:
         source = ModelSource(local, name)
     _check(source)
     return source
+
+
+def _local(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # "~nobody/model"
+        return Path(name)
 
 
 def _check(source: ModelSource) -> None:

@@ -25,6 +25,9 @@ from mlx_align.config import RunConfig, read_toml
 from mlx_align.errors import ConfigError
 
 ENV_PREFIX = "MLX_ALIGN_"
+SOFT = ("default", "method", "catalog", "user config", "preset")
+"""Layers that speak of runs in general: what they say gives way without a word where it cannot hold."""
+
 EXCLUSIVE = (("train.epochs", "train.steps"),)
 """Keys of which a run has exactly one: setting one in a layer unsets the other in the weaker layers."""
 
@@ -106,9 +109,10 @@ def parse_value(text: str) -> Any:
     if text.lower() in ("none", "null", ""):
         return None
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return parsed["value"] if len(parsed) == 1 else text  # a line break would bring further keys
 
 
 def from_assignments(assignments: Sequence[str]) -> dict[str, Any]:
@@ -209,6 +213,8 @@ def method_layers(name: str) -> list[Layer]:
 def _refuse_other_method(method: str | None, layers: Sequence[Layer]) -> None:
     for layer in layers:
         named = layer.values.get("method.name")
+        if layer.origin.startswith("user config"):  # a person's usual method; a command may name another
+            continue
         if method and named and named != method:
             raise ConfigError(
                 f"the command says '{method}' but this says '{named}'",
@@ -267,9 +273,7 @@ def _check_combinations(config: RunConfig, origins: Mapping[str, str]) -> None:
         refuse("eval.patience", "without evaluations there is nothing to be patient about", "Set eval.every.")
     if config.adapter.start is not None:
         for key in ("type", "rank", "scale", "modules", "layers", "dropout"):
-            if f"adapter.{key}" in origins and not origins[f"adapter.{key}"].startswith(
-                ("preset", "catalog")
-            ):
+            if not origins.get(f"adapter.{key}", "default").startswith(SOFT):
                 refuse(
                     f"adapter.{key}", "the starting adapter decides this already", f"Leave adapter.{key} out."
                 )

@@ -1,30 +1,38 @@
 """Following a run to its end: events to a display, Ctrl-C to the engine, the end to an exit code.
 
-The engine is a process of its own. If this one dies, or is ended with SIGTERM, the run goes on.
+The engine is a process of its own. A run in the foreground still belongs to its front end: where that is
+ended by SIGTERM, loses its terminal or loses the reader of its output, the engine is asked to save and stop.
+Only a run that was started with --detach, or is merely attached to, goes on.
 """
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Protocol
 
-from mlx_align.errors import AlignError, InterruptedRunError, error_class
+from mlx_align.errors import AlignError, error_class
 from mlx_align.events import Event, RunFailed, RunFinished, RunState, RunStopped, reduce
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display import Display
 from mlx_align_cli.display.report import adapter_path
-from mlx_align_cli.naming import run_word
+from mlx_align_cli.errors import drop_unread, say
+from mlx_align_cli.naming import program, run_word
 
 STOPS = "Ctrl-C saves a checkpoint and stops"
 DETACHES = "Ctrl-C detaches; the run goes on"
 STOPPING = "saving a checkpoint, press Ctrl-C again to kill"
 KILLING = "killing the engine"
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED = 130
+ENDINGS = {signal.SIGTERM: "ended by SIGTERM", signal.SIGHUP: "the terminal was closed"}
+"""Signals that end this program, and what they mean. Its exit code is then 128 and the signal's number."""
+READERLESS = (errno.EPIPE, errno.EIO)
+"""How writing fails when the reader of a pipe, or the terminal, has gone."""
 
 
 class Engine(Protocol):
@@ -70,29 +78,83 @@ def follow_engine(
         earlier: the run as it was before this attempt; None for a new run.
 
     Returns:
-        the exit code: 0 finished, 130 stopped or killed on request.
+        the exit code: 0 finished, 130 stopped or killed on request, 1 nobody reads the output any more.
 
     Raises:
         AlignError: the run failed, or its engine died.
+        SystemExit: a signal ended this program; the engine saves and stops by itself.
     """
     display.begin(run.name, STOPS)
     interrupts = _Interrupts(engine, display)
-    with display, _handling(signal.SIGINT, interrupts), _handling(signal.SIGTERM, _leave):
-        try:
-            state = _show_all(engine.events(), display, earlier)
-        except AlignError:
-            if interrupts.count < 2:
-                raise
-            state = RunState()
-        if state.end is not None:
-            display.end(run, state)
+    try:
+        with belongs_here(run, engine.stop), display, _handling(signal.SIGINT, interrupts):
+            state = _show_until_killed(engine, display, earlier, interrupts)
+            if state.end is not None:
+                display.end(run, state)
+    except OSError as error:
+        if error.errno not in READERLESS:
+            raise
+        return _unread(run, engine)
     if state.end is None and interrupts.count >= 2:
-        raise InterruptedRunError(
-            "killed",
-            where=run.name,
-            hint=f"`mlx-align runs resume {run_word(run)}` goes on from the last checkpoint.",
-        )
+        say(f"killed; {_last_checkpoint(run)}")
+        return INTERRUPTED
     return _conclude(run, state, display)
+
+
+@contextmanager
+def belongs_here(run: RunDirectory, stop: Callable[[], None]) -> Iterator[None]:
+    """As long as this lasts, what ends this program makes the run save and stop, at once and with a word."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        stop()
+        raise SystemExit(128 + number)
+
+    with ExitStack() as handlers:
+        for number in ENDINGS:
+            handlers.enter_context(_handling(number, leave))
+        try:
+            yield
+        except SystemExit as leaving:
+            reason = {128 + number: text for number, text in ENDINGS.items()}.get(_code(leaving))
+            if reason is not None:
+                say(f"{reason}: {_will_stop(run)}")
+                drop_unread()
+            raise
+
+
+def _code(leaving: SystemExit) -> int:
+    return leaving.code if isinstance(leaving.code, int) else 1
+
+
+def _will_stop(run: RunDirectory) -> str:
+    resume = f"{program()} runs resume {run_word(run)}"
+    return f"the run saves a checkpoint and stops; go on with `{resume}`"
+
+
+def _unread(run: RunDirectory, engine: Engine) -> int:
+    engine.stop()
+    say(f"nobody reads the output any more: {_will_stop(run)}")
+    drop_unread()
+    return 1
+
+
+def _last_checkpoint(run: RunDirectory) -> str:
+    latest = run.checkpoints().latest()
+    if latest is None:
+        return "no checkpoint had been saved"
+    number = latest.name.removeprefix("step-").split("-")[0].lstrip("0") or "0"
+    return f"the last checkpoint is step {number}; go on with `{program()} runs resume {run_word(run)}`"
+
+
+def _show_until_killed(
+    engine: Engine, display: Display, earlier: RunState | None, interrupts: _Interrupts
+) -> RunState:
+    try:
+        return _show_all(engine.events(), display, earlier)
+    except AlignError:
+        if interrupts.count < 2:
+            raise
+        return RunState()
 
 
 def follow_attached(run: RunDirectory, events: Iterator[Event], display: Display) -> int:
@@ -106,15 +168,12 @@ def follow_attached(run: RunDirectory, events: Iterator[Event], display: Display
     """
     display.begin(run.name, DETACHES)
     try:
-        with display, _handling(signal.SIGTERM, _leave):
+        with display, _handling(signal.SIGTERM, _detach):
             state = _show_all(events, display)
             if state.end is not None:
                 display.end(run, state)
     except KeyboardInterrupt:
-        print(
-            f"detached; the run goes on. Come back with: mlx-align runs attach {run_word(run)}",
-            file=sys.stderr,
-        )
+        say(f"detached; the run goes on. Come back with: {program()} runs attach {run_word(run)}")
         return 0
     return _conclude(run, state, display)
 
@@ -130,7 +189,7 @@ def _show_all(events: Iterator[Event], display: Display, earlier: RunState | Non
 def _conclude(run: RunDirectory, state: RunState, display: Display) -> int:
     match state.end:
         case RunFinished():
-            if display.prints_adapter:
+            if display.prints_adapter and not (display.tells_adapter and sys.stdout.isatty()):
                 print(adapter_path(run))
             return 0
         case RunStopped():
@@ -143,6 +202,9 @@ def _conclude(run: RunDirectory, state: RunState, display: Display) -> int:
 
 @contextmanager
 def _handling(number: signal.Signals, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if signal.getsignal(number) is signal.SIG_IGN:  # as nohup asks
+        yield
+        return
     previous = signal.signal(number, handler)
     try:
         yield
@@ -150,6 +212,6 @@ def _handling(number: signal.Signals, handler: Callable[[int, FrameType | None],
         signal.signal(number, previous)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends this process and not the engine."""
-    raise SystemExit(TERMINATED)
+def _detach(number: int, frame: FrameType | None) -> None:
+    """What ends a program that only looks on does not end the engine."""
+    raise SystemExit(128 + number)

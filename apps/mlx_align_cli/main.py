@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,7 +12,8 @@ from mlx_align.errors import EXIT_CODES, AlignError
 from mlx_align_cli import errors
 from mlx_align_cli.commands import config, doctor, generate, runs, train
 
-EPILOG = "Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+ENDED = {129: "the terminal was closed", 143: "ended by SIGTERM (in both cases the run saves and stops)"}
+EPILOG = "Exit codes: " + ", ".join(f"{code} {text}" for code, text in {**EXIT_CODES, **ENDED}.items()) + "."
 
 
 @dataclass
@@ -78,7 +78,7 @@ def run(arguments: list[str]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        errors.drop_unread()
         return 1
     except Exception as error:
         errors.tell_bug(error, session.debug)

@@ -117,6 +117,11 @@ Run = Annotated[
 ]
 
 
+def examples(*lines: str) -> str:
+    """The end of a help page: command lines to copy."""
+    return "\n\n".join(["[dim]For example[/dim]", *(line.replace("[", "\\[") for line in lines)])
+
+
 def display_kind(display: Kind, json: bool) -> Kind:
     """The display that two options ask for together.
 

@@ -6,14 +6,20 @@ import errno
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+
+from safetensors import SafetensorError
 
 from mlx_align.engine.reporter import Reporter
 from mlx_align.engine.session import Session
 from mlx_align.errors import AlignError, DeviceAbortError, InterruptedRunError
 from mlx_align.events import RunFailed
 from mlx_align.runs import STOP, EventWriter, RunDirectory, RunLock, next_numbers
+
+DEVICE_WORDS = ("malloc", "out of memory", "insufficient memory", "[metal]", "gpu timeout", "cuda error")
+"""What MLX and torch say in a RuntimeError when memory or the device fails them."""
 
 
 def main(arguments: list[str]) -> int:
@@ -47,18 +53,17 @@ def attempt(run: RunDirectory) -> int:
 
 
 def _fail(run: RunDirectory, report: Reporter, error: AlignError) -> int:
-    step = int(run.summary().get("step", 0))
-    run.write_summary(**{**run.summary(), "status": "failed"})
-    report(
-        RunFailed(
-            step=step,
-            kind=error.kind,
-            message=error.message,
-            where=error.where,
-            hint=error.hint,
-            exit_code=error.exit_code,
-        )
+    last_word = RunFailed(
+        step=report.step,
+        kind=error.kind,
+        message=error.message,
+        where=error.where,
+        hint=error.hint,
+        exit_code=error.exit_code,
     )
+    with suppress(OSError):  # on a full disk even this may be too much; engine.log has the error as well
+        report(last_word)
+        run.write_summary(**{**run.summary(), "status": "failed"})
     return error.exit_code
 
 
@@ -66,13 +71,14 @@ def explain(error: Exception, run: RunDirectory) -> AlignError:
     """An error that a person can act on, from whatever was raised."""
     if isinstance(error, AlignError):
         return error
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    if full or (isinstance(error, SafetensorError) and f"os error {errno.ENOSPC}" in str(error)):
         return AlignError(
             "the disk is full", where=str(run.path), hint="Make room, then resume: nothing saved is lost."
         )
-    if isinstance(error, MemoryError) or "malloc" in str(error) or "out of memory" in str(error).lower():
+    if isinstance(error, MemoryError) or any(word in str(error).lower() for word in DEVICE_WORDS):
         return DeviceAbortError(
-            f"out of memory: {error}",
+            f"the device gave up: {error}",
             hint="Try a smaller train.batch_size with more train.accumulate, or a smaller data.max_length.",
         )
     return AlignError(

@@ -39,12 +39,22 @@ class RunData:
         self._scores_prompt = self.objective.method.scores_prompt(self.objective.hp)
 
     @property
+    def end(self) -> int:
+        """Micro-batches in the whole run."""
+        if self.config.steps is not None:
+            return self.config.steps * self.config.accumulate
+        epochs = self.config.epochs or 0.0  # the config has exactly one of the two
+        return max(1, math.ceil(epochs * self._plan.per_epoch))
+
+    @property
     def total_steps(self) -> int:
         """Optimiser updates in the whole run."""
-        if self.config.steps is not None:
-            return self.config.steps
-        epochs = self.config.epochs or 0.0  # the config has exactly one of the two
-        return max(1, math.ceil(epochs * self._plan.per_epoch / self.config.accumulate))
+        return math.ceil(self.end / self.config.accumulate)
+
+    def window(self, step: int) -> range:
+        """The positions of an update's micro-batches; the last window ends with the last epoch."""
+        first = step * self.config.accumulate
+        return range(first, min(first + self.config.accumulate, self.end))
 
     def epoch(self, position: int) -> float:
         """Passes over the data after `position` micro-batches."""
@@ -57,8 +67,7 @@ class RunData:
     def window_counts(self, step: int) -> dict[str, float]:
         """The loss's denominators over the accumulation window of an update."""
         counts: dict[str, float] = {}
-        first = step * self.config.accumulate
-        for position in range(first, first + self.config.accumulate):
+        for position in self.window(step):
             for term, count in self.counts(self.batch(position)).items():
                 counts[term] = counts.get(term, 0.0) + count
         return counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from mlx_align.engine.data import RunData
 from mlx_align.engine.state import Window
 from mlx_align.evaluate import kl_estimate
 from mlx_align.events import Completion
+
+T = TypeVar("T")
 
 
 def evaluate(policy: Policy, data: RunData, progress: Callable[[int, int], None]) -> dict[str, float]:
@@ -53,9 +56,9 @@ def answer(
     )
 
 
-def fixed_prompts(examples: Sequence[Example], count: int) -> list[Example]:
-    """`count` examples spread evenly over the held-out rows: the same ones at every evaluation."""
-    if not examples or not count:
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` items, evenly over all of them: a sorted file must not give only its beginning."""
+    if not items or not count:
         return []
-    picks = np.linspace(0, len(examples) - 1, min(count, len(examples))).round().astype(int)
-    return [examples[i] for i in dict.fromkeys(picks.tolist())]
+    picks = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[i] for i in dict.fromkeys(picks.tolist())]

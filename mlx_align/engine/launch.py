@@ -66,7 +66,8 @@ def launch(run: RunDirectory) -> Engine:
         )
     for request in (STOP, CHECKPOINT):  # left over from an attempt that died; the engine itself clears none,
         run.control.clear(request)  # so that a request made while it is still loading is not lost
-    command = [sys.executable, "-m", "mlx_align.engine", str(run.path)]
+    # -P: the folder a person works in is not a place to import from; a numpy.py beside the data is not numpy.
+    command = [sys.executable, "-P", "-m", "mlx_align.engine", str(run.path)]
     reader = EventReader(run.events)
     for _ in reader.read():  # what earlier attempts said is not news
         pass
@@ -79,8 +80,13 @@ def launch(run: RunDirectory) -> Engine:
             start_new_session=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-    while process.poll() is None and not run.is_running():  # until then it could not be asked to stop
-        time.sleep(POLL_SECONDS / 5)
+    try:
+        while process.poll() is None and not run.is_running():  # until then it could not be asked to stop
+            time.sleep(POLL_SECONDS / 5)
+    except BaseException:  # Ctrl-C just now: nobody would have a handle on it
+        process.terminate()
+        process.wait()
+        raise
     return Engine(run, process, reader)
 
 
@@ -98,11 +104,8 @@ def attach(run: RunDirectory) -> Iterator[Event]:
 def _follow(reader: EventReader, alive: Callable[[], bool]) -> Iterator[Event]:
     while True:
         living = alive()  # asked before reading, so that a last word is never missed
-        ended = False
-        for event in reader.read():
-            ended = isinstance(event, TERMINAL)
-            yield event
-        if ended or not living:
+        yield from reader.read()
+        if not living:
             return
         time.sleep(POLL_SECONDS)
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from mlx_align.events import Alert, Event, Heartbeat, Phase
+from mlx_align.events import Alert, Event, Heartbeat, Phase, Step
 
 PHASE_SECONDS = 0.5
 HEARTBEAT_SECONDS = 10.0
@@ -19,16 +19,21 @@ class Reporter:
     Args:
         write: appends one event to the log.
         clock: monotonic seconds.
+
+    Attributes:
+        step: the last step that was reported.
     """
 
     def __init__(self, write: Callable[[Event], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._write, self._clock = write, clock
         self._last_phase = self._last = clock()
+        self.step = 0
 
     def __call__(self, event: Event) -> None:
         """Write an event."""
         self._write(event)
         self._last = self._clock()
+        self.step = event.step if isinstance(event, Step) else self.step
 
     def phase(self, name: PhaseName, detail: str = "") -> None:
         """Say what begins now."""

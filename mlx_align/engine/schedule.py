@@ -11,7 +11,8 @@ def learning_rate(step: int, total: int, optim: OptimConfig) -> float:
     """The rate of update `step` (counted from 0) out of `total`.
 
     The warmup rises linearly so that its last step has the full rate and its first is already above zero:
-    an update with rate 0 would be wasted. The decay then ends at `optim.min_lr * optim.lr`.
+    an update with rate 0 would be wasted. For the same reason the last update is one step short of the end of
+    the decay, `optim.min_lr * optim.lr`.
     """
     warmup = round(optim.warmup * total)
     if step < warmup:

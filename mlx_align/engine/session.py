@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import platform
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mlx_align.config import RunConfig
 from mlx_align.data import ChatTokenizer, Dataset, Tokenized, lint, load_dataset, tokenize_rows
 from mlx_align.engine import reference
 from mlx_align.engine.data import RunData, fingerprint
+from mlx_align.engine.evaluation import spread
 from mlx_align.engine.reporter import Reporter
 from mlx_align.engine.state import TrainerState
 from mlx_align.engine.tokenizer import load_tokenizer
@@ -23,7 +23,7 @@ from mlx_align.engine.trainer import Outcome, Trainer
 from mlx_align.errors import AlignError, DataError, InterruptedRunError
 from mlx_align.events import RunFinished, RunStarted, RunStopped
 from mlx_align.runs import STOP, Checkpoints, RunDirectory, Saved
-from mlx_align.runs.atomic import replace_folder, write_json
+from mlx_align.runs.atomic import write_json
 from mlx_align.runs.checkpoints import export_adapter
 
 REFERENCE = "reference"
@@ -53,7 +53,6 @@ class Session:
             InterruptedRunError: it was stopped on request; the checkpoint is saved.
             AlignError: whatever else ended it.
         """
-        began = time.monotonic()
         self.report.phase("loading", self.config.model.path)
         backend = backends.create(self.config.backend)
         tokenizer = load_tokenizer(Path(self.run.env()["model_folder"]))
@@ -76,7 +75,7 @@ class Session:
             on_save=lambda state: self._summary("running", state),
         )
         outcome = trainer.run()
-        self._end(outcome, trainer.state, time.monotonic() - began)
+        self._end(outcome, trainer.state)
 
     # Preparing
 
@@ -102,7 +101,7 @@ class Session:
             "too_long": config.data.too_long,
         }
         train = tokenize_rows(dataset.train, tokenizer, **limits)
-        valid = tokenize_rows(dataset.valid[: config.eval.rows], tokenizer, **limits)
+        valid = tokenize_rows(spread(dataset.valid, config.eval.rows), tokenizer, **limits)
         self._same_tokens(fingerprint(train.examples + valid.examples))
         if self.resumed is None:
             self._lint(dataset, train, valid)
@@ -144,7 +143,7 @@ class Session:
             # A copy in the run directory: the reference must not change if the original does.
             kept = self.run.path / "start"
             if not kept.exists():
-                replace_folder(Path(config.adapter.start).expanduser(), kept)
+                export_adapter(Path(config.adapter.start).expanduser(), kept)
             config = config.model_copy(
                 update={"adapter": config.adapter.model_copy(update={"start": str(kept)})}
             )
@@ -154,6 +153,8 @@ class Session:
     def _begin(self, backend: Backend, policy: Policy, data: RunData) -> TrainerState:
         state = TrainerState() if self.resumed is None else TrainerState.from_json(self.resumed.trainer)
         self.total_steps = data.total_steps
+        if state.best_checkpoint and not (self.run.path / "checkpoints" / state.best_checkpoint).is_dir():
+            state.best_checkpoint = state.best_step = state.best_value = None  # removed: find a new best
         self.report(
             RunStarted(
                 method=self.config.method.name,
@@ -206,7 +207,7 @@ class Session:
 
     # Finishing
 
-    def _end(self, outcome: Outcome, state: TrainerState, seconds: float) -> None:
+    def _end(self, outcome: Outcome, state: TrainerState) -> None:
         checkpoints = self.run.checkpoints(self.config.checkpoint.keep)
         latest = checkpoints.latest()
         if latest is None:
@@ -233,7 +234,7 @@ class Session:
                 reason=outcome,
                 adapter=self.run.adapter.name,
                 best_step=state.best_step,
-                seconds=seconds,
+                seconds=state.seconds,
             )
         )
 

@@ -47,6 +47,7 @@ class TrainerState:
     """Where training stands. `position` counts micro-batches from the run's first.
 
     Attributes:
+        begun: whether the model was evaluated as it was before training.
         step: optimiser updates done.
         position: micro-batches done; more than step * accumulate in the middle of a window.
         bad_updates: updates in a row that were skipped.
@@ -59,6 +60,7 @@ class TrainerState:
         window: the open window's sums.
     """
 
+    begun: bool = False
     step: int = 0
     position: int = 0
     bad_updates: int = 0

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mlx_align.data import ChatTokenizer, wrap_tokenizer
 from mlx_align.errors import UsageError
@@ -33,9 +34,18 @@ def _declared_ends(folder: Path) -> frozenset[int]:
     """The eos_token_id of config.json and generation_config.json: a number or a list of numbers."""
     ends: set[int] = set()
     for name in ("config.json", "generation_config.json"):
-        path = folder / name
-        declared = (
-            json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
-        )
+        declared = _table(folder / name).get("eos_token_id")
         ends |= set(declared if isinstance(declared, list) else [] if declared is None else [declared])
     return frozenset(ends)
+
+
+def _table(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"the file is not JSON: {error}", where=str(path)) from None
+    if not isinstance(table, dict):
+        raise UsageError("the file is not a table of settings", where=str(path))
+    return table

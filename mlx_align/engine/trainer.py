@@ -20,7 +20,7 @@ from mlx_align.batch import Batch
 from mlx_align.config import RunConfig
 from mlx_align.data import ChatTokenizer
 from mlx_align.engine.data import RunData
-from mlx_align.engine.evaluation import answer, evaluate, fixed_prompts
+from mlx_align.engine.evaluation import answer, evaluate, spread
 from mlx_align.engine.reporter import Reporter
 from mlx_align.engine.schedule import learning_rate
 from mlx_align.engine.state import TrainerState, Window
@@ -65,7 +65,7 @@ class Trainer:
         self.state = state
         self._report, self._control, self._checkpoints = report, control, checkpoints
         self._on_save, self._clock = on_save, clock
-        self._prompts = fixed_prompts(data.valid, config.eval.samples)
+        self._prompts = spread(data.valid, config.eval.samples)
 
     def run(self) -> Outcome:
         """Train.
@@ -74,7 +74,8 @@ class Trainer:
             DivergedError: too many updates in a row were not finite.
             AlignError: the first gradient was exactly zero.
         """
-        if self.state.position == 0:
+        if not self.state.begun:
+            self.state.begun = True
             self._evaluate()
             self._save()
         self._report.phase("training")
@@ -97,12 +98,15 @@ class Trainer:
         """Fill the window and apply it; False if a stop was requested before it was full."""
         state, began = self.state, self._clock()
         counts = self._data.window_counts(state.step)
-        end = (state.step + 1) * self._config.train.accumulate
+        end = self._data.window(state.step).stop
         bad_rows: tuple[str, ...] = ()
         while state.position < end:
             if self._control.requested(STOP):
                 self._save()
                 return False
+            if self._control.requested(CHECKPOINT):
+                self._control.clear(CHECKPOINT)
+                self._save()
             bad_rows += self._micro_batch(counts)
             self._report.heartbeat(state.step)
         self._apply(state.window, counts, bad_rows, began)
@@ -129,7 +133,11 @@ class Trainer:
     ) -> None:
         state = self.state
         rate = learning_rate(state.step, self._data.total_steps, self._config.optim)
-        update = self._policy.update(rate)
+        if not all(map(math.isfinite, window.sums.values())):  # though the gradient may be finite
+            self._policy.discard()
+            update = Update(math.nan, applied=False)
+        else:
+            update = self._policy.update(rate)
         state.step += 1
         state.window = Window()
         if state.step == 1 and update.grad_norm == 0.0:
@@ -178,22 +186,18 @@ class Trainer:
             )
 
     def _rows_of_last_window(self) -> tuple[str, ...]:
-        first = self.state.position - self._config.train.accumulate
-        batches: list[Batch] = [self._data.batch(p) for p in range(first, self.state.position)]
+        batches: list[Batch] = [self._data.batch(p) for p in self._data.window(self.state.step - 1)]
         return tuple(name for batch in batches for name in batch.rows)
 
     # Between updates
 
     def _after_update(self, last: bool) -> None:
         step, every = self.state.step, self._config.eval.every
-        best = False
-        if last or (every and step % every == 0):
-            best = self._evaluate()
-        asked = self._control.requested(CHECKPOINT)
-        if best or last or asked or self._stale() or step % self._config.checkpoint.every == 0:
+        due = last or bool(every and step % every == 0)
+        best = due and self._evaluate()
+        if best or last or self._stale() or step % self._config.checkpoint.every == 0:
             self._save()
-            self._control.clear(CHECKPOINT)
-        if best or last:
+        if due and not last:
             self._report.phase("training")
 
     def _evaluate(self) -> bool:
@@ -204,6 +208,8 @@ class Trainer:
             self._report.phase("evaluating")
             metrics = evaluate(self._policy, self._data, self._report.progress("evaluating"))
             best = state.note_eval(metrics, self._config.eval.metric)
+            if not math.isfinite(metrics["loss"]):
+                self._report.alert("non-finite-eval", "The held-out loss is not finite.", step=state.step)
             if best:
                 state.best_checkpoint = self._checkpoints.name(state.step, 0)
             seconds = self._clock() - began
@@ -219,7 +225,8 @@ class Trainer:
 
     def _save(self) -> None:
         state = self.state
-        micro = state.position - state.step * self._config.train.accumulate
+        # The last window may be a short one, so the position may lie before the end of a whole one.
+        micro = max(0, state.position - state.step * self._config.train.accumulate)
         name = self._checkpoints.name(state.step, micro)
         path = self._checkpoints.save(
             name,

@@ -43,11 +43,11 @@ def loss(xp: Ops, logps: Array, ref_logps: Array | None, batch: Batch, hp: DpoHy
     if ref_logps is None:
         raise ValueError("DPO needs ref_logps")
     ratio, n = sequence_logps(xp, logps - ref_logps, batch.response_mask)
+    if hp.loss_type == "ipo":
+        ratio = ratio / n
     chosen, rejected = batch.branch(ratio, CHOSEN), batch.branch(ratio, REJECTED)
     if hp.loss_type == "ipo":
-        mean = ratio / n
-        h = batch.branch(mean, CHOSEN) - batch.branch(mean, REJECTED)
-        losses = (h - 1 / (2 * hp.beta)) ** 2
+        losses = (chosen - rejected - 1 / (2 * hp.beta)) ** 2
     elif hp.loss_type == "hinge":
         losses = xp.relu(1 - hp.beta * (chosen - rejected))
     else:

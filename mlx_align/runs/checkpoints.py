@@ -11,6 +11,7 @@ checkpoints/step-000200/          after update 200 (step-000200-m003: three micr
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -53,12 +54,13 @@ class Checkpoints:
 
     @staticmethod
     def name(step: int, micro: int) -> str:
-        """The folder name for a position; names sort in the order of training."""
+        """The folder name for a position."""
         return f"step-{step:06d}" + (f"-m{micro:03d}" if micro else "")
 
     def paths(self) -> list[Path]:
         """All whole checkpoints, oldest first."""
-        return sorted(p for p in self._folder.glob("step-*") if (p / "trainer.json").is_file())
+        found = [p for p in self._folder.glob("step-*") if (p / "trainer.json").is_file()]
+        return sorted(found, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)])
 
     def save(
         self,
@@ -91,8 +93,8 @@ class Checkpoints:
     def _prune(self, needed: set[str]) -> None:
         for path in self.paths()[: -self._keep]:
             if path.name not in needed:
-                shutil.rmtree(path, ignore_errors=True)
-        for leftover in self._folder.glob(".step-*"):  # from an engine that was killed while it saved
+                path.rename(path.with_name(f".{path.name}"))  # half removed, it must not look whole
+        for leftover in self._folder.glob(".step-*"):  # also of an engine that was killed while it saved
             shutil.rmtree(leftover, ignore_errors=True)
 
     def latest(self) -> Path | None:

@@ -186,27 +186,37 @@ def _fresh(root: Path, base: str) -> Path:
     raise FileExistsError(17, "too many runs of this name", str(root / base))
 
 
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run: other programs keep a config.toml too, so all three files must be there."""
+    return all((path / name).is_file() for name in ("config.toml", "env.json", "state.json"))
+
+
 def list_runs(root: Path) -> list[RunDirectory]:
     """All runs below a folder, newest first."""
     if not root.is_dir():
         return []
-    found = [RunDirectory(p) for p in root.iterdir() if (p / "config.toml").is_file()]
+    found = [RunDirectory(p) for p in root.iterdir() if is_run(p)]
     return sorted(found, key=lambda run: run.name, reverse=True)
 
 
-def find(root: Path, name: str) -> RunDirectory:
+def find(root: Path, name: str, *, exact: bool = False) -> RunDirectory:
     """A run by path, by name, by an unambiguous part of its name, or the newest as "last".
+
+    Args:
+        root: the folder that holds the runs.
+        name: what a person typed.
+        exact: a part of a name is not enough; for what cannot be undone.
 
     Raises:
         UsageError: there is none, or several fit.
     """
-    if ("/" in name or name.startswith(".")) and (Path(name) / "config.toml").is_file():
+    if ("/" in name or name.startswith(".")) and is_run(Path(name)):
         return RunDirectory(Path(name).resolve())
     runs = list_runs(root)
     if name == "last" and runs:
         return runs[0]
-    exact = [run for run in runs if run.name == name]
-    fitting = exact or [run for run in runs if name in run.name]
+    named = [run for run in runs if run.name == name]
+    fitting = named or [run for run in runs if name and name in run.name and not exact]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

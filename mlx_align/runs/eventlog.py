@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,6 @@ class EventWriter:
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         self._attempt, self._seq, self._clock = attempt, seq, clock
         self._close_torn_line()
-        self.last_write = clock()
 
     def _close_torn_line(self) -> None:
         """A killed writer may leave half a line: end it, so that the next event starts a line of its own."""
@@ -37,9 +37,12 @@ class EventWriter:
         """Number, stamp and append one event."""
         now = self._clock()
         stamped = event.model_copy(update={"seq": self._seq, "attempt": self._attempt, "t": now})
-        os.write(self._descriptor, stamped.model_dump_json().encode() + b"\n")
+        line = stamped.model_dump_json().encode() + b"\n"
+        written = os.write(self._descriptor, line)
+        if written < len(line):  # a disk that is almost full takes a part; the reader skips a torn line
+            self._close_torn_line()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._seq += 1
-        self.last_write = now
 
     def sync(self) -> None:
         """Make everything written so far reach the disk."""

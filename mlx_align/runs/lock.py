@@ -75,7 +75,7 @@ def _try(descriptor: int, kind: int) -> bool:
 def is_held(path: Path) -> bool:
     """Whether a living process holds the lock."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:

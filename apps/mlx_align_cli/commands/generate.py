@@ -23,7 +23,17 @@ SUBJECT = typer.Argument(
     metavar="RUN_OR_MODEL", help="A run (its name, a part of it, 'last'), or a model.",
     autocompletion=options.complete_runs, show_default=False,
 )  # fmt: skip
-PROMPT = typer.Argument(help="What to ask; '-' or nothing reads it from stdin.", show_default=False)
+PROMPT = typer.Argument(
+    metavar="PROMPT", help="What to ask; '-' or nothing reads it from stdin.", show_default=False
+)
+EXAMPLES = options.examples(
+    'mlx-align generate last "What is 17 + 26?"',
+    'mlx-align generate last "What is 17 + 26?" --base',
+    'mlx-align generate last "Tell me a story" --checkpoint best --temperature 0.7',
+)
+
+
+EXAMPLE = 'For example: `mlx-align generate last "Hello"`.'
 
 
 @dataclass(frozen=True)
@@ -37,14 +47,15 @@ class Subject:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(rich_help_panel="Runs")(generate)
+    app.command(rich_help_panel="Runs", epilog=EXAMPLES)(generate)
 
 
 def generate(
     subject: Annotated[str, SUBJECT],
     prompt: Annotated[str | None, PROMPT] = None,
     checkpoint: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Use this checkpoint of the run.")
+        str | None,
+        typer.Option(metavar="NAME", help="Use this checkpoint of the run, e.g. step-000050, or 'best'."),
     ] = None,
     base: Annotated[bool, typer.Option("--base", help="Leave the run's adapter out.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
@@ -76,11 +87,11 @@ def generate(
 
 def _question(prompt: str | None) -> str:
     if prompt is not None and prompt != "-":
+        if not prompt.strip():
+            raise UsageError("the prompt is empty", where="PROMPT", hint=EXAMPLE)
         return prompt
     if prompt is None and sys.stdin.isatty():
-        raise UsageError(
-            "there is no prompt", where="PROMPT", hint='For example: mlx-align generate last "Hello"'
-        )
+        raise UsageError("there is no prompt", where="PROMPT", hint=EXAMPLE)
     text = sys.stdin.read().strip("\n")
     if not text.strip():
         raise UsageError("the prompt from stdin is empty", where="PROMPT")
@@ -97,6 +108,8 @@ def find_subject(name: str, runs_dir: Path | None, checkpoint: str | None, base:
     from mlx_align.runs import find
 
     path = Path(name).expanduser()
+    if (path / "adapter_config.json").is_file():
+        path, checkpoint = _run_of(path, checkpoint, base)
     is_run_path = (path / "config.toml").is_file()
     if name == embedded.TINY_CHAT or (not is_run_path and ("/" in name or path.is_dir())):
         if checkpoint or base:
@@ -105,7 +118,7 @@ def find_subject(name: str, runs_dir: Path | None, checkpoint: str | None, base:
             )
         return Subject(options.resolved(None, {}).config, resolve_model(name).folder, None)
     try:
-        run = find(naming.runs_root(runs_dir), str(path) if is_run_path else name)
+        run = find(naming.runs_root(runs_dir), str(path.resolve()) if is_run_path else name)
     except UsageError as error:
         hint = f"{error.hint} A model is 'tiny-chat', a folder, or owner/name on the hub."
         raise UsageError(error.message, where=error.where, hint=hint) from None
@@ -115,14 +128,32 @@ def find_subject(name: str, runs_dir: Path | None, checkpoint: str | None, base:
     return Subject(config, folder, None if base else adapter_of(run, checkpoint))
 
 
+def _run_of(adapter: Path, checkpoint: str | None, base: bool) -> tuple[Path, str | None]:
+    """The run that an adapter's or checkpoint's folder belongs to, and the checkpoint that is meant.
+
+    Raises:
+        UsageError: it belongs to none.
+    """
+    folder = adapter.resolve()
+    if (folder.parent / "config.toml").is_file():
+        return folder.parent, checkpoint
+    if (folder.parent.parent / "config.toml").is_file() and folder.parent.name == "checkpoints":
+        return folder.parent.parent, checkpoint if checkpoint or base else folder.name
+    raise UsageError(
+        "this is an adapter, and no run that says which model it belongs to", where=str(adapter),
+        hint="Use mlx-lm: mlx_lm.generate --model MODEL --adapter-path " + str(adapter),
+    )  # fmt: skip
+
+
 def adapter_of(run: RunDirectory, checkpoint: str | None) -> Path:
-    """The named checkpoint, else the finished adapter, else the newest checkpoint.
+    """The named checkpoint or the best one, else the finished adapter, else the newest checkpoint.
 
     Raises:
         UsageError: there is none.
     """
     saved = run.checkpoints()
     if checkpoint is not None:
+        checkpoint = _best(run) or checkpoint if checkpoint == "best" else checkpoint
         fitting = next((p for p in saved.paths() if p.name == checkpoint), None)
         if fitting is None:
             names = ", ".join(p.name for p in saved.paths()) or "none"
@@ -140,3 +171,11 @@ def adapter_of(run: RunDirectory, checkpoint: str | None) -> Path:
             hint="Wait for its first checkpoint, or use --base.",
         )
     return latest
+
+
+def _best(run: RunDirectory) -> str | None:
+    """The name of the best checkpoint so far, as the newest one remembers it."""
+    latest = run.checkpoints().latest()
+    facts = jsonlib.loads((latest / "trainer.json").read_text(encoding="utf-8")) if latest else {}
+    name = facts.get("best_checkpoint")
+    return str(name) if name else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from mlx_align.errors import ConfigError, UsageError
 from mlx_align.methods import Method
 from mlx_align_cli import options
 from mlx_align_cli.display import Kind, choose
-from mlx_align_cli.naming import run_word
+from mlx_align_cli.naming import program, run_word
 
 RESUME = typer.Option(
     metavar="RUN", rich_help_panel=options.RUNNING, help="Go on with a stopped or crashed run.",
@@ -46,12 +47,22 @@ class Request:
 def register(app: typer.Typer) -> None:
     """Add the command of every method."""
     for method in methods.METHODS.values():
-        app.command(method.name, help=_help(method), rich_help_panel="Train")(_command(method))
+        app.command(method.name, help=_help(method), epilog=_examples(method), rich_help_panel="Train")(
+            _command(method)
+        )
 
 
 def _help(method: Method) -> str:
     rows = {"pair": "a prompt with a chosen and a rejected answer", "completion": "a prompt with one answer"}
     return f"{method.title}.\n\nA row of data is {rows[method.rows]}. Defined in {method.paper}."
+
+
+def _examples(method: Method) -> str:
+    return options.examples(
+        f"mlx-align {method.name}",
+        f"mlx-align {method.name} Qwen/Qwen3-0.6B rows.jsonl --preset quick",
+        f"mlx-align {method.name} tiny-chat rows.jsonl --lr 1e-4 --detach",
+    )
 
 
 def _command(method: Method) -> Callable[..., None]:
@@ -121,20 +132,36 @@ def start(run: Any, detach: bool, kind: Kind) -> int:
         the exit code.
     """
     from mlx_align.engine.launch import launch
-    from mlx_align_cli.follow import follow_engine
 
-    earlier = run.state()
-    engine = launch(run)
     if not detach:
-        return follow_engine(run, engine, choose(kind), earlier)
+        return _in_foreground(run, kind)
+    launch(run)
     print(run.name)
-    word = run_word(run)
+    runs = f"{program()} runs"
     print(
-        f"started in the background\n  follow it  mlx-align runs attach {word}"
-        f"\n  stop it    mlx-align runs stop {word}",
+        f"started in the background\n  follow it  {runs} attach {run_word(run)}"
+        f"\n  stop it    {runs} stop {run_word(run)}",
         file=sys.stderr,
     )
     return 0
+
+
+def _in_foreground(run: Any, kind: Kind) -> int:
+    from mlx_align.engine.launch import launch
+    from mlx_align.runs import STOP
+    from mlx_align_cli.follow import belongs_here, follow_engine
+
+    def stop() -> None:
+        run.control.request(STOP)
+
+    earlier = run.state()
+    with belongs_here(run, stop):  # also while the engine's process is coming up
+        try:
+            engine = launch(run)
+        except KeyboardInterrupt:
+            stop()
+            raise
+        return follow_engine(run, engine, choose(kind), earlier)
 
 
 def _refuse_conflicts(request: Request) -> None:
@@ -143,10 +170,10 @@ def _refuse_conflicts(request: Request) -> None:
             "--dry-run trains nothing, so there is nothing to --detach", hint="Give one of them."
         )
     model, data = request.named["model.path"][1], request.named["data.path"][1]
-    if model is not None and data is None and model.endswith((".jsonl", ".json")):
+    if model is not None and model.endswith((".jsonl", ".json")) and not Path(model).is_dir():
         raise UsageError(
             f"'{model}' stands where the model belongs", where="MODEL",
-            hint=f"The model comes first: `mlx-align {request.method} tiny-chat {model}`.",
+            hint=f"The model comes first: `mlx-align {request.method} {data or 'tiny-chat'} {model}`.",
         )  # fmt: skip
     if request.resume is None:
         return

@@ -17,6 +17,9 @@ class Display:
     prints_adapter = True
     """Whether the adapter's path follows on stdout when the run has finished."""
 
+    tells_adapter = False
+    """Whether `end` says where the adapter is, so that a person need not be told again."""
+
     def __enter__(self) -> Self:
         return self
 

@@ -12,9 +12,10 @@ from rich.text import Text
 from mlx_align.events import RunFailed, RunFinished, RunState
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display import facts
-from mlx_align_cli.display.report import PROMPTS, comparison_panel, next_lines
+from mlx_align_cli.display.answers import comparisons
+from mlx_align_cli.display.report import comparison_panel, next_lines
 from mlx_align_cli.display.screen import alert_line
-from mlx_align_cli.display.text import clean, duration, metric
+from mlx_align_cli.display.text import clean, duration, metric, plural
 from mlx_align_cli.naming import short_path
 
 
@@ -27,24 +28,24 @@ def describe(run: RunDirectory, width: int) -> RenderableType:
     alerts = facts.recent_alerts(state, 5)
     if alerts:
         parts += [Text(), *(alert_line(alert) for alert in alerts)]
-    pairs = facts.comparisons(state, PROMPTS)
+    pairs = comparisons(state)
     if pairs:
         parts += [Text(), comparison_panel(pairs, state, width)]
-    parts += [Text(line) for line in next_lines(run, state, width)]
+    parts += [Text(line) for line in next_lines(run, state, width, look_back=False)]
     return Group(*parts)
 
 
 def _origin(run: RunDirectory, state: RunState) -> RenderableType:
     config, env = run.config(), run.env()
     condition = run.condition(state)
-    length = f"{config.train.steps} steps" if config.train.steps else f"{config.train.epochs:g} epochs"
+    length = plural(config.train.steps, "step") if config.train.steps else _epochs(config.train.epochs)
     commit = f" @ {str(env['commit'])[:12]}" if env.get("commit") else ""
     numbers = [f"{key}={value}" for key, value in config.method.hyperparameters.items()]
     shape = config.adapter
     rows = [
         ("run", run.name),
         ("folder", short_path(run.path)),
-        ("condition", f"{condition}, step {state.step} of {facts.total_steps(state) or '?'}"),
+        ("condition", f"{condition}, step {state.step:,} of {_total(state)}"),
         ("method", " ".join([config.method.name, *numbers])),
         ("model", f"{env.get('model', config.model.path)}{commit}"),
         ("data", str(env.get("data", config.data.path))),
@@ -55,7 +56,8 @@ def _origin(run: RunDirectory, state: RunState) -> RenderableType:
         ("checkpoints", ", ".join(path.name for path in run.checkpoints().paths()) or "none"),
     ]  # fmt: skip
     if isinstance(state.end, RunFinished):
-        rows.append(("kept", f"step {facts.kept_step(state)} in {short_path(run.adapter)}"))
+        nothing = "; it changes nothing" if facts.changes_nothing(state) else ""
+        rows.append(("kept", f"step {facts.kept_step(state):,} in {short_path(run.adapter)}{nothing}"))
     if isinstance(state.end, RunFailed):
         rows.append(
             ("error", " · ".join(p for p in (state.end.message, state.end.where, state.end.hint) if p))
@@ -70,6 +72,14 @@ def _origin(run: RunDirectory, state: RunState) -> RenderableType:
     return grid
 
 
+def _epochs(count: float | None) -> str:
+    return f"{count or 0:g} epoch" + ("" if count == 1 else "s")
+
+
+def _total(state: RunState) -> str:
+    return f"{facts.total_steps(state):,}" if state.started else "?"
+
+
 def _words(value: str | tuple[str, ...]) -> str:
     return value if isinstance(value, str) else ", ".join(value)
 
@@ -77,7 +87,9 @@ def _words(value: str | tuple[str, ...]) -> str:
 def _measured(state: RunState) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("held out", no_wrap=True)
-    for heading in ("first", "kept" if isinstance(state.end, RunFinished) else "last"):
+    shown = facts.shown_eval(state)
+    which = "kept" if isinstance(state.end, RunFinished) else "last"
+    for heading in ("before", f"{which}, step {shown.step:,}" if shown else which):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in facts.metric_rows(state):
         if row.before is not None or row.now is not None:
@@ -102,6 +114,6 @@ def describe_json(run: RunDirectory) -> dict[str, Any]:
         "checkpoints": [str(path) for path in run.checkpoints().paths()],
         "adapter": str(run.adapter.resolve()) if run.adapter.is_dir() else None,
         "alerts": [event.model_dump(mode="json") for event in state.alerts],
-        "comparisons": [asdict(pair) for pair in facts.comparisons(state, 10_000)],
+        "comparisons": [asdict(pair) for pair in comparisons(state)],
         "end": state.end.model_dump(mode="json") if state.end else None,
     }

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_align.events import Alert, Eval, RunFinished, RunState, Sample, Step
-from mlx_align_cli.naming import short_path
+from mlx_align.events import Alert, Eval, RunFinished, RunState, Step
+from mlx_align_cli.naming import program, short_path
 
 LABELS = {
     "loss": "loss",
@@ -36,17 +36,6 @@ class MetricRow:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What the model said to one held-out prompt before training, and what it says now."""
-
-    prompt: str
-    before: str
-    after: str
-    before_cut: bool = False
-    after_cut: bool = False
-
-
-@dataclass(frozen=True)
 class Pace:
     """How fast it goes: tokens a second, seconds so far, and seconds to go (None: not known yet)."""
 
@@ -60,9 +49,14 @@ def total_steps(state: RunState) -> int:
     return state.started.total_steps if state.started else 0
 
 
+def measured(metrics: Mapping[str, float | None], key: str) -> float | None:
+    """A metric as it is shown. No accuracy where every margin is exactly 0: none is right, none is wrong."""
+    return None if key == "accuracy" and metrics.get("margin") == 0.0 else metrics.get(key)
+
+
 def train_value(step: Step, key: str) -> float | None:
     """A step's metric; the loss stands beside the others."""
-    return step.loss if key == "loss" else step.metrics.get(key)
+    return step.loss if key == "loss" else measured(step.metrics, key)
 
 
 def metric_rows(state: RunState) -> list[MetricRow]:
@@ -75,8 +69,9 @@ def metric_rows(state: RunState) -> list[MetricRow]:
         if key not in seen:
             continue
         course = tuple(train_value(s, key) for s in steps)
-        later = now.metrics.get(key) if now and now is not first else None
-        before = first.metrics.get(key) if first else None
+        compared = now is not first or isinstance(state.end, RunFinished)
+        later = measured(now.metrics, key) if now and compared else None
+        before = measured(first.metrics, key) if first else None
         rows.append(MetricRow(key, label, mean(course[-RECENT:]), before, later, course))
     return rows
 
@@ -93,6 +88,11 @@ def shown_eval(state: RunState) -> Eval | None:
     return next((e for e in reversed(list(state.evals)) if e.step == step), state.evals.last())
 
 
+def changes_nothing(state: RunState) -> bool:
+    """Whether the run has finished and no evaluation was better than the start."""
+    return isinstance(state.end, RunFinished) and state.end.best_step == 0
+
+
 def kept_step(state: RunState) -> int:
     """The step whose weights are the run's adapter."""
     if isinstance(state.end, RunFinished) and state.end.best_step is not None:
@@ -100,32 +100,12 @@ def kept_step(state: RunState) -> int:
     return state.step
 
 
-def comparisons(state: RunState, limit: int = 5) -> list[Comparison]:
-    """The answers at step 0 beside those of the adapter; empty until there are both."""
-    samples = list(state.samples)
-    if not samples or samples[0].step != 0:
-        return []
-    after = _sample_for(samples, kept_step(state))
-    if after is samples[0]:
-        return []
-    answers = {c.prompt: c for c in after.completions}
-    pairs = [(old, answers[old.prompt]) for old in samples[0].completions if old.prompt in answers]
-    return [
-        Comparison(old.prompt, old.completion, new.completion, not old.finished, not new.finished)
-        for old, new in pairs[:limit]
-    ]
-
-
-def _sample_for(samples: list[Sample], step: int) -> Sample:
-    return next((s for s in reversed(samples) if s.step == step), samples[-1])
-
-
 def pace(state: RunState, now: float | None = None) -> Pace:
-    """Speed over the last steps, and the time to go at the mean speed of this attempt."""
+    """Speed over the last steps, time so far in all attempts, and time to go at this attempt's mean speed."""
     if state.started is None:
         return Pace(None, 0.0, None)
     now = state.last_t if now is None or state.end is not None else max(now, state.last_t)
-    elapsed = max(0.0, now - state.started.t)
+    elapsed = max(0.0, now - state.started.t) + _earlier_seconds(state)
     recent = [s for s in state.steps if s.attempt == state.attempt]
     seconds = sum(s.seconds for s in recent[-20:])
     speed = sum(s.tokens for s in recent[-20:]) / seconds if seconds > 0 else None
@@ -134,6 +114,12 @@ def pace(state: RunState, now: float | None = None) -> Pace:
     each = (recent[-1].t - recent[0].t) / (len(recent) - 1)
     remaining = (total_steps(state) - state.step) * each - (now - recent[-1].t)
     return Pace(speed, elapsed, max(0.0, remaining))
+
+
+def _earlier_seconds(state: RunState) -> float:
+    """What earlier attempts did of that which still counts."""
+    work = [*state.steps, *state.evals]
+    return sum(event.seconds for event in work if event.attempt != state.attempt)
 
 
 def recent_alerts(state: RunState, limit: int = 3) -> list[Alert]:
@@ -155,9 +141,10 @@ def generate_model(env: Mapping[str, object]) -> str:
 def next_commands(run: str, adapter: Path, env: Mapping[str, object], prompt: str) -> list[str]:
     """What to type after a run has finished, ready for a shell, as `run` is already."""
     quoted = shlex.quote(" ".join(prompt.split()))
-    mlx_lm = ["mlx_lm.generate", "--model", generate_model(env), "--adapter-path", short_path(adapter)]
+    mlx_lm = shlex.join(["--model", generate_model(env), "--adapter-path", short_path(adapter)])
     return [
-        f"mlx-align generate {run} {quoted}",
-        f"{shlex.join(mlx_lm)} --prompt {quoted}",
-        f"mlx-align runs show {run}",
+        f"{program()} generate {run} {quoted}",
+        f"{program()} generate {run} {quoted} --base",
+        f"{program('mlx_lm.generate')} {mlx_lm} --prompt {quoted}",
+        f"{program()} runs show {run}",
     ]

@@ -18,9 +18,10 @@ from mlx_align.events import (
 )  # fmt: skip
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display import facts
+from mlx_align_cli.display.answers import comparisons, summary
 from mlx_align_cli.display.base import Display
 from mlx_align_cli.display.report import PROMPTS, next_lines, outcome
-from mlx_align_cli.display.text import clean, duration, metric, number, one_line
+from mlx_align_cli.display.text import clean, duration, few, metric, number, one_line, plural
 
 WIDTH = 100
 PARTS = 10
@@ -29,6 +30,8 @@ PARTS = 10
 
 class PlainDisplay(Display):
     """One line for each evaluation, checkpoint, alert and tenth of the way."""
+
+    tells_adapter = True
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -46,17 +49,8 @@ class PlainDisplay(Display):
 
     def end(self, run: RunDirectory, state: RunState) -> None:
         """Before and after, and what to type next."""
-        pairs = facts.comparisons(state, PROMPTS)
-        for pair in pairs:
-            self._say(f"prompt: {one_line(pair.prompt, WIDTH - 8)}")
-            self._say(f"  before: {one_line(pair.before, WIDTH - 10)}")
-            self._say(f"  after:  {one_line(pair.after, WIDTH - 10)}")
-        for row in facts.metric_rows(state):
-            if row.now is not None:
-                self._say(
-                    f"held out {row.label}: {metric(row.key, row.before)} -> {metric(row.key, row.now)}"
-                )
-        self._say(outcome(state).plain)
+        for line in [*_answer_lines(state), *_measured_lines(state), outcome(state).plain]:
+            self._say(line)
         for line in next_lines(run, state, WIDTH):
             self._say(line)
 
@@ -70,22 +64,42 @@ class PlainDisplay(Display):
                 return [started_line(event)]
             case Phase() if event.name != self._phase and event.name in ("loading", "preparing", "reference"):
                 self._phase = event.name
-                return [clean(f"{event.name} {event.detail}").strip()]
-            case Step() if _is_due(event.step, facts.total_steps(state)):
+                return [clean(f"{event.name}: {event.detail}" if event.detail else event.name)]
+            case Step() if event.skipped or _is_due(event.step, facts.total_steps(state)):
                 return [step_line(event, state)]
             case Eval():
                 shown = [
-                    f"{facts.LABELS[k]} {metric(k, event.metrics[k])}"
+                    f"{facts.LABELS[k]} {metric(k, facts.measured(event.metrics, k))}"
                     for k in facts.LABELS
                     if k in event.metrics
                 ]
-                return [f"eval at step {event.step}: {', '.join(shown)}{' (best)' if event.best else ''}"]
+                return [f"eval at step {event.step:,}: {', '.join(shown)}{' (best)' if event.best else ''}"]
             case Checkpoint():
                 return [f"saved {event.path}"]
             case Alert():
-                rows = f" (rows {', '.join(event.rows[:5])})" if event.rows else ""
+                rows = f" ({few(event.rows)})" if event.rows else ""
                 return [clean(f"{event.level}: {event.message}{rows}")]
         return []
+
+
+def _answer_lines(state: RunState) -> list[str]:
+    pairs = comparisons(state)
+    lines = []
+    for pair in pairs[:PROMPTS]:
+        lines.append(f"prompt: {one_line(pair.prompt, WIDTH - 8)}")
+        lines.append(f"  before: {one_line(pair.before, WIDTH - 10)}")
+        lines.append(f"  after step {pair.step:,}: {one_line(pair.after, WIDTH - 20)}")
+    return [*lines, *summary(state, pairs, min(PROMPTS, len(pairs)))] if pairs else []
+
+
+def _measured_lines(state: RunState) -> list[str]:
+    shown = facts.shown_eval(state)
+    return [
+        f"held out {row.label}: {metric(row.key, row.before)} -> {metric(row.key, row.now)}"
+        f" after step {shown.step:,}"
+        for row in facts.metric_rows(state)
+        if shown and row.now is not None
+    ]
 
 
 def _is_due(step: int, total: int) -> bool:
@@ -95,11 +109,11 @@ def _is_due(step: int, total: int) -> bool:
 
 def started_line(event: RunStarted) -> str:
     """What runs where."""
-    resumed = f", resumed from step {event.resumed_from}" if event.resumed_from is not None else ""
+    resumed = f", resumed from step {event.resumed_from:,}" if event.resumed_from is not None else ""
     return clean(
-        f"{event.method} on {event.model} with {event.data}: {event.train_rows:,} rows and"
-        f" {event.valid_rows:,} held out, {event.total_steps:,} steps,"
-        f" {event.trainable_parameters:,} trainable parameters, {event.device}{resumed}"
+        f"{event.method} on {event.model} with {event.data}: {plural(event.train_rows, 'row')} and"
+        f" {event.valid_rows:,} held out, {plural(event.total_steps, 'step')},"
+        f" {plural(event.trainable_parameters, 'trainable parameter')}, {event.device}{resumed}"
     )
 
 
@@ -107,10 +121,10 @@ def step_line(event: Step, state: RunState) -> str:
     """Where training stands."""
     pace = facts.pace(state)
     keys = [k for k in ("margin", "accuracy") if k in event.metrics]
-    parts = [f"loss {number(event.loss)}", *(f"{k} {metric(k, event.metrics[k])}" for k in keys)]
+    parts = [f"loss {number(event.loss)}", *(f"{k} {metric(k, facts.measured(event.metrics, k))}" for k in keys)]
     if pace.tokens_per_second is not None:
         parts.append(f"{pace.tokens_per_second:,.0f} tokens/s")
     if pace.remaining is not None and event.step < facts.total_steps(state):
         parts.append(f"{duration(pace.remaining)} left")
     skipped = " (update skipped: not finite)" if event.skipped else ""
-    return f"step {event.step}/{facts.total_steps(state)}: {', '.join(parts)}{skipped}"
+    return f"step {event.step:,}/{facts.total_steps(state):,}: {', '.join(parts)}{skipped}"

@@ -16,53 +16,56 @@ from rich.text import Text
 from mlx_align.events import RunFailed, RunFinished, RunState, RunStopped
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display import facts
+from mlx_align_cli.display.answers import Comparison, comparisons, example_prompt, summary
 from mlx_align_cli.display.text import clean, duration, one_line, plural
-from mlx_align_cli.naming import run_word, short_path
+from mlx_align_cli.naming import program, run_word, short_path
 
+NO_CHANGE = (
+    "finished, but no evaluation was better than the start: this adapter changes nothing."
+    " Try a smaller optim.lr."
+)
 PROMPTS = 5
+"""How many prompts are shown with their answers."""
 ANSWER_LINES = 6
 
 
 def report(run: RunDirectory, state: RunState, width: int) -> RenderableType:
     """Everything that is said after the end."""
-    pairs = facts.comparisons(state, PROMPTS)
+    pairs = comparisons(state)
     parts: list[RenderableType] = [comparison_panel(pairs, state, width)] if pairs else []
     parts.append(outcome(state))
     parts += [Text(line) for line in next_lines(run, state, width)]
     return Group(*parts)
 
 
-def comparison_panel(pairs: Sequence[facts.Comparison], state: RunState, width: int) -> RenderableType:
-    """Answers to held-out prompts before training and now, side by side."""
+def comparison_panel(pairs: Sequence[Comparison], state: RunState, width: int) -> RenderableType:
+    """Answers to held-out prompts before training and now, side by side, and what they come to."""
     inner = width - 4
     half = (inner - 3) // 2
-    parts: list[RenderableType] = []
-    for index, pair in enumerate(pairs):
-        if index:
-            parts.append(Rule(style="dim"))
+    after = Text(f"after step {pairs[0].step:,}", style="green")
+    parts: list[RenderableType] = [_beside(Text("before training", style="yellow"), after, half)]
+    for pair in pairs[:PROMPTS]:
+        before = _answer(pair.before, pair.before_cut, half, "dim")
         parts.append(Text(one_line(pair.prompt, inner), style="bold"))
-        grid = Table.grid(padding=(0, 3, 0, 0))
-        grid.add_column(width=half, overflow="fold")
-        grid.add_column(width=half, overflow="fold")
-        grid.add_row(
-            _answer(pair.before, pair.before_cut, half, "dim"), _answer(pair.after, pair.after_cut, half)
-        )
-        parts.append(grid)
-    heading = Table.grid(padding=(0, 3, 0, 0))
-    heading.add_column(width=half)
-    heading.add_column(width=half)
-    heading.add_row(
-        Text("before training", style="yellow"), Text(f"after step {facts.kept_step(state)}", style="green")
-    )
-    title = Text(" held-out prompts, answered ", style="bold")
+        parts.append(_beside(before, _answer(pair.after, pair.after_cut, half), half))
+        parts.append(Rule(style="dim"))
+    parts += [Text(line) for line in summary(state, pairs, min(PROMPTS, len(pairs)))]
     return Panel(
-        Group(heading, *parts),
-        title=title,
+        Group(*parts),
+        title=Text(" held-out prompts, answered ", style="bold"),
         title_align="left",
         border_style="cyan",
         width=width,
         padding=(0, 1),
     )
+
+
+def _beside(left: Text, right: Text, half: int) -> RenderableType:
+    grid = Table.grid(padding=(0, 3, 0, 0))
+    grid.add_column(width=half, overflow="fold")
+    grid.add_column(width=half, overflow="fold")
+    grid.add_row(left, right)
+    return grid
 
 
 def _answer(text: str, cut: bool, width: int, style: str = "") -> Text:
@@ -79,45 +82,49 @@ def outcome(state: RunState) -> Text:
     """One line on how it ended."""
     took = duration(facts.pace(state).elapsed)
     match state.end:
+        case RunFinished() if facts.changes_nothing(state):
+            return Text(f"! {NO_CHANGE}", style="bold yellow")
         case RunFinished() as end:
-            best = f"; the adapter is step {end.best_step}, the best" if end.best_step is not None else ""
+            best = f"; the adapter is step {end.best_step:,}, the best" if end.best_step is not None else ""
             why = f" ({clean(end.reason)})" if end.reason not in ("", "completed") else ""
             return Text(f"✓ finished{why}: {plural(end.step, 'step')} in {took}{best}", style="bold green")
         case RunStopped() as end:
             saved = "a checkpoint is saved" if end.checkpoint else "nothing was trained yet"
-            return Text(f"■ stopped at step {end.step} after {took}; {saved}", style="bold yellow")
+            return Text(f"■ stopped at step {end.step:,} after {took}; {saved}", style="bold yellow")
         case RunFailed() as end:
-            return Text(f"✗ failed at step {end.step} after {took}", style="bold red")
+            step = max(end.step, state.step)  # the engine counts a step only when it is done with it
+            return Text(f"✗ failed at step {step:,} after {took}", style="bold red")
     return Text("")
 
 
-def next_lines(run: RunDirectory, state: RunState, width: int) -> list[str]:
-    """Where the result is and what to type next, in lines that a shell takes as they stand."""
+def next_lines(run: RunDirectory, state: RunState, width: int, *, look_back: bool = True) -> list[str]:
+    """Where the result is and what to type next, in lines that a shell takes as they stand.
+
+    Args:
+        run: the run.
+        state: how it went.
+        width: columns.
+        look_back: whether the page of the run is among the things to type.
+    """
     name = run_word(run)
     if isinstance(state.end, RunStopped):
-        return ["", "Go on with", *_indented([f"mlx-align runs resume {name}"], width)]
-    if not isinstance(state.end, RunFinished):
+        return ["", "Go on with", *_indented([f"{program()} runs resume {name}"], width)]
+    if not isinstance(state.end, RunFinished) or facts.changes_nothing(state):
         return []
     adapter = adapter_path(run)
-    commands = facts.next_commands(name, adapter, run.env(), _example_prompt(state))
+    *commands, back = facts.next_commands(name, adapter, run.env(), example_prompt(state))
     return [
         "",
         f"The adapter is in {clean(short_path(adapter))}",
         "",
-        "Try it, or use it with mlx-lm, or look back:",
-        *_indented(commands, width),
+        "Try it (--base: without the adapter), or use it with mlx-lm" + (", or look back:" if look_back else ":"),
+        *_indented([*commands, back] if look_back else commands, width),
     ]
 
 
 def adapter_path(run: RunDirectory) -> Path:
     """Where a finished run's adapter is, also after the folder of runs has been moved."""
     return run.adapter.resolve()
-
-
-def _example_prompt(state: RunState) -> str:
-    prompts = [c.prompt for s in state.samples for c in s.completions]
-    fitting = (p for p in prompts if len(p) <= 60 and p.isprintable() and not p.startswith("-"))
-    return next(fitting, "Hello")
 
 
 def _indented(commands: Sequence[str], width: int) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +22,8 @@ WIDEST = 120
 
 class RichDisplay(Display):
     """Draws the newest state four times a second, in a thread of its own that reads one frozen value."""
+
+    tells_adapter = True
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
@@ -42,7 +44,8 @@ class RichDisplay(Display):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._screen_is_on.close()
+        with suppress(OSError):  # the terminal may have gone
+            self._screen_is_on.close()
 
     def begin(self, name: str, hint: str) -> None:
         """Name the run that is shown, and say what Ctrl-C does."""

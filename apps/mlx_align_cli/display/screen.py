@@ -10,7 +10,18 @@ from rich.text import Text
 
 from mlx_align.events import Alert, RunFailed, RunFinished, RunState, RunStopped
 from mlx_align_cli.display import facts
-from mlx_align_cli.display.text import clean, duration, metric, number, one_line, plural, size, sparkline
+from mlx_align_cli.display.answers import telling
+from mlx_align_cli.display.text import (
+    clean,
+    duration,
+    few,
+    metric,
+    number,
+    one_line,
+    plural,
+    size,
+    sparkline,
+)  # fmt: skip
 
 HINT = "Ctrl-C saves a checkpoint and stops"
 BETTER_WHEN = {"loss": -1, "margin": 1, "accuracy": 1}
@@ -51,7 +62,7 @@ def screen(
     body = [line for part in parts if part for line in [*gap, *part]]
     method = state.started.method.upper() if state.started else "mlx-align"
     title = Text.assemble((f" {clean(method)} ", "bold reverse cyan"), f" {one_line(name, width - 20)} ")
-    edge = EDGES.get(state.status, "cyan")
+    edge = "yellow" if facts.changes_nothing(state) else EDGES.get(state.status, "cyan")
     subtitle = Text(f" {one_line(notice, width - 8)} ", style="dim") if state.end is None and notice else None
     return Panel(
         Group(*body[len(gap) :]), title=title, title_align="left", subtitle=subtitle, subtitle_align="right",
@@ -70,10 +81,10 @@ def header(state: RunState) -> RenderableType:
     if start is None:
         grid.add_row("engine", "starting", "", "")
         return grid
-    rows = f"{start.train_rows:,} + {start.valid_rows:,} held-out rows"
+    rows = f"{plural(start.train_rows, 'row')}, {start.valid_rows:,} held out"
     grid.add_row("model", Text(clean(start.model), style="bold"), "device", Text(clean(start.device)))
-    grid.add_row("data", _tail(start.data), "trains", f"{start.trainable_parameters:,} parameters")
-    resumed = f"from step {start.resumed_from}" if start.resumed_from is not None else ""
+    grid.add_row("data", _tail(start.data), "trains", plural(start.trainable_parameters, "parameter"))
+    resumed = f"from step {start.resumed_from:,}" if start.resumed_from is not None else ""
     grid.add_row("", Text(rows, style="dim"), "resumed" if resumed else "", resumed)
     return grid
 
@@ -121,7 +132,7 @@ def _phase_name(state: RunState) -> str:
     if state.phase is None:
         return "starting"
     detail = clean(state.phase.detail)
-    counted = f"{state.phase.done}/{state.phase.total}" if state.phase.total else ""
+    counted = f"{state.phase.done:,}/{state.phase.total:,}" if state.phase.total else ""
     extra = counted if state.phase.name in ("evaluating", "sampling") else one_line(detail, 24)
     return f"{state.phase.name} {extra}".strip()
 
@@ -130,7 +141,9 @@ def metrics(state: RunState, width: int) -> RenderableType:
     """Every metric: in training, held out before and now, and its course."""
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim", width=width)
     table.add_column("", no_wrap=True, min_width=15)
-    for heading in ("\ntraining", "held out\nbefore", "held out\nnow"):
+    shown = facts.shown_eval(state)
+    now = f"step {shown.step}" if shown and len(state.evals) > 1 else "now"
+    for heading in ("\ntraining", "held out\nbefore", f"held out\n{now}"):
         table.add_column(heading, justify="right", no_wrap=True, min_width=9)
     trend = width - 15 - 3 * 9 - 6
     table.add_column("\nover the steps so far", no_wrap=True, width=trend - 2)
@@ -166,7 +179,7 @@ def vitals(state: RunState) -> Text:
         peak, limit = state.memory.peak, state.memory.limit
         parts.append(f"memory {size(peak)}" + (f" of {size(limit)}" if peak > limit / 3 > 0 else ""))
     if state.best is not None and len(state.evals) > 1:
-        parts.append(f"best step {state.best.step}")
+        parts.append(f"best step {state.best.step:,}")
     skipped = sum(step.skipped for step in state.steps)
     if skipped:
         parts.append(f"{plural(skipped, 'update')} skipped")
@@ -174,16 +187,16 @@ def vitals(state: RunState) -> Text:
 
 
 def example(state: RunState, width: int) -> list[RenderableType]:
-    """The newest answer to the first held-out prompt."""
+    """The newest answer to one held-out prompt."""
     sample = state.samples.last()
     if sample is None or not sample.completions:
         return []
-    first = sample.completions[0]
-    when = "before training" if sample.step == 0 else f"at step {sample.step}"
+    one = sample.completions[min(telling(state), len(sample.completions) - 1)]
+    when = "before training" if sample.step == 0 else f"after step {sample.step:,}"
     return [
-        Text.assemble(("asked  ", "dim"), one_line(first.prompt, width - 8), no_wrap=True),
+        Text.assemble(("asked  ", "dim"), one_line(one.prompt, width - 8), no_wrap=True),
         Text.assemble(
-            ("says   ", "dim"), one_line(first.completion, width - 26), (f"  {when}", "dim"), no_wrap=True
+            ("says   ", "dim"), one_line(one.completion, width - 28), (f"  {when}", "dim"), no_wrap=True
         ),
     ]
 
@@ -191,6 +204,6 @@ def example(state: RunState, width: int) -> list[RenderableType]:
 def alert_line(alert: Alert) -> Text:
     """One alert."""
     mark, style = MARKS[alert.level]
-    where = f" (step {alert.step})" if alert.step else ""
-    rows = f" — rows {', '.join(alert.rows[:3])}{'…' if len(alert.rows) > 3 else ''}" if alert.rows else ""
+    where = f" (step {alert.step:,})" if alert.step else ""
+    rows = f" — {few(alert.rows)}" if alert.rows else ""
     return Text.assemble((f"{mark} ", f"bold {style}"), (clean(f"{alert.message}{where}{rows}"), style))

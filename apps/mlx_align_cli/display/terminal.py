@@ -6,7 +6,7 @@ import os
 import sys
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _FLAGS = 3
 """Index of the local flags in what tcgetattr returns."""
@@ -29,4 +29,5 @@ def without_control_echo() -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # the terminal may have gone
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

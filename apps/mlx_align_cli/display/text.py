@@ -93,6 +93,12 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
+def few(items: Sequence[str], limit: int = 3) -> str:
+    """The first of many places such as file:line, each without its folder."""
+    names = [item.rsplit("/", 1)[-1] for item in items[:limit]]
+    return ", ".join([*names, "…"] if len(items) > limit else names)
+
+
 def sparkline(values: Sequence[float | None], width: int) -> str:
     """The course of a series as at most `width` block characters; gaps where nothing was measured."""
     if width < 1:
