@@ -101,11 +101,11 @@ class Session:
             "too_long": config.data.too_long,
         }
         train = tokenize_rows(dataset.train, tokenizer, **limits)
-        valid = tokenize_rows(spread(dataset.valid, config.eval.rows), tokenizer, **limits)
+        valid = tokenize_rows(dataset.valid, tokenizer, **limits)
         self._same_tokens(fingerprint(train.examples + valid.examples))
         if self.resumed is None:
             self._lint(dataset, train, valid)
-        return RunData(train.examples, valid.examples, config.train, objective)
+        return RunData(train.examples, spread(valid.examples, config.eval.rows), config.train, objective)
 
     def _same_tokens(self, tokens: str) -> None:
         """A resume must see the same tokens, though a template may write the date or a file be exchanged."""

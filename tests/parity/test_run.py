@@ -101,7 +101,7 @@ def test_a_run_changes_over(
     np.testing.assert_allclose(got, want, rtol=RTOL)
     for name, value in final_adapter(undisturbed).items():
         moved = np.abs(value - final_adapter(run)[name]).max()
-        assert moved <= 0.05 * np.abs(value).max(), name
+        assert moved <= 5e-3 * np.abs(value).max(), name
 
 
 @pytest.mark.parametrize("writer", OTHER)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlx_align import settings
-from mlx_align_cli import main
+from mlx_align_cli import main, naming
 
 
 @dataclass
@@ -20,13 +20,14 @@ class Result:
 
 @pytest.fixture(autouse=True)
 def _own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty folder, no personal configuration, no variables of ours, a simple terminal."""
+    """An empty folder, no personal configuration, no variables of ours, a simple terminal, all on its PATH."""
     for name in list(os.environ):
         if name.startswith(settings.ENV_PREFIX):
             monkeypatch.delenv(name)
     monkeypatch.setattr(settings, "user_config_path", lambda: tmp_path / "user.toml")
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(naming, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.chdir(tmp_path)
 
 

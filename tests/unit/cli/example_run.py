@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -115,6 +116,14 @@ def write(run: RunDirectory, events: Sequence[Event]) -> None:
     for event in events:
         writer(event)
     writer.close()
+
+
+def save_checkpoint(run: RunDirectory, step: int, **facts: object) -> Path:
+    """A checkpoint that has only its small file."""
+    folder = run.path / "checkpoints" / f"step-{step:06d}"
+    folder.mkdir(parents=True)
+    (folder / "trainer.json").write_text(json.dumps(facts))
+    return folder
 
 
 @dataclass

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from mlx_align.events import Completion, RunState, Sample, reduce
 from mlx_align_cli.display import Kind, choose
-from mlx_align_cli.display.facts import comparisons, metric_rows, pace
+from mlx_align_cli.display.answers import comparisons
+from mlx_align_cli.display.facts import metric_rows, pace
 from mlx_align_cli.display.json import JsonDisplay
 from mlx_align_cli.display.plain import PlainDisplay
 from mlx_align_cli.display.report import report, shell_lines
@@ -126,8 +127,8 @@ def test_plain_lines(root: Path):
     assert 10 <= sum(line.startswith("step ") for line in lines) <= 12
     assert any(line.startswith("eval at step 0: loss 2.000") for line in lines)
     assert any(line.startswith("warning: 3 held-out prompts") for line in lines)
-    assert any(line == f"  after:  {CRISP}" for line in lines)
-    assert "held out accuracy: 50.0% -> 96.2%" in lines
+    assert any(line == f"  after step 60: {CRISP}" for line in lines)
+    assert "held out accuracy: 50.0% -> 96.2% after step 60" in lines
 
 
 def test_rich_display_leaves_the_report_standing(root: Path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import signal
 from pathlib import Path
@@ -14,12 +15,14 @@ from example_run import (
     beginning,
     make_run,
     sample,
+    save_checkpoint,
     started,
     state_of,
     story,
 )
 
-from mlx_align.errors import AlignError, DeviceAbortError, DivergedError, InterruptedRunError
+from mlx_align.errors import AlignError, DeviceAbortError, DivergedError
+from mlx_align.runs import STOP
 from mlx_align_cli import follow
 from mlx_align_cli.display import Display, Kind, choose
 from mlx_align_cli.follow import follow_attached, follow_engine
@@ -79,13 +82,21 @@ def test_ctrl_c_once_saves_and_stops(root: Path):
     assert display.notices == [follow.STOPPING]
 
 
-def test_ctrl_c_twice_kills(root: Path):
+def test_ctrl_c_twice_kills(root: Path, capsys: pytest.CaptureFixture[str]):
     display = Recording()
     killed = DeviceAbortError("the engine was ended by SIGKILL")
     engine = FakeEngine([*beginning(), interrupt, interrupt, killed])
-    with pytest.raises(InterruptedRunError, match="killed"):
-        follow_engine(make_run(root), engine, display)
+    assert follow_engine(make_run(root), engine, display) == 130
     assert engine.asked == ["stop", "kill"]
+    assert capsys.readouterr().err == "killed; no checkpoint had been saved\n"
+
+
+def test_a_kill_says_which_checkpoint_is_left(root: Path, capsys: pytest.CaptureFixture[str]):
+    run = make_run(root)
+    save_checkpoint(run, 50)
+    follow_engine(run, FakeEngine([*beginning(), interrupt, interrupt, AlignError("died")]), Recording())
+    told = capsys.readouterr().err
+    assert told == f"killed; the last checkpoint is step 50; go on with `mlx-align runs resume {run.name}`\n"
 
 
 def test_a_run_that_finishes_despite_ctrl_c_has_finished(root: Path):
@@ -93,17 +104,68 @@ def test_a_run_that_finishes_despite_ctrl_c_has_finished(root: Path):
 
 
 def test_the_old_signal_handlers_come_back(root: Path):
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
     follow_engine(make_run(root), FakeEngine(story(end=FINISHED)), Display())
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
-def test_sigterm_leaves_the_engine_alone(root: Path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_run_does_not_outlive_its_front_end(root: Path, capsys, number: signal.Signals, code: int):
+    run = make_run(root)
+    engine = FakeEngine([*beginning(), lambda: signal.raise_signal(number), FINISHED])
+    with pytest.raises(SystemExit) as caught:
+        follow_engine(run, engine, Display())
+    assert caught.value.code == code
+    assert engine.asked == ["stop"]
+    told = capsys.readouterr().err
+    assert "saves a checkpoint and stops" in told
+    assert f"mlx-align runs resume {run.name}" in told
+
+
+def test_nohup_is_respected(root: Path, monkeypatch):
+    monkeypatch.setattr(follow, "ENDINGS", {signal.SIGHUP: "the terminal was closed"})
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        engine = FakeEngine([*beginning(), lambda: signal.raise_signal(signal.SIGHUP), FINISHED])
+        assert follow_engine(make_run(root), engine, Display()) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert engine.asked == []
+
+
+class Unread(Display):
+    def show(self, event, state) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_output_that_nobody_reads_stops_the_run(root: Path, capsys: pytest.CaptureFixture[str]):
+    run, engine = make_run(root), FakeEngine(beginning())
+    assert follow_engine(run, engine, Unread()) == 1
+    assert engine.asked == ["stop"]
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert f"mlx-align runs resume {run.name}" in told
+
+
+def test_attached_neither_sigterm_nor_a_broken_pipe_stops_the_run(root: Path):
+    run = make_run(root)
     engine = FakeEngine([*beginning(), lambda: signal.raise_signal(signal.SIGTERM)])
     with pytest.raises(SystemExit) as caught:
-        follow_engine(make_run(root), engine, Display())
+        follow_attached(run, engine.events(), Display())
     assert caught.value.code == 143
+    with pytest.raises(BrokenPipeError):
+        follow_attached(run, FakeEngine(beginning()).events(), Unread())
     assert engine.asked == []
+    assert not run.control.requested(STOP)
+
+
+def test_a_person_is_not_told_the_adapter_twice(root: Path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    follow_engine(make_run(root), FakeEngine(story(end=FINISHED)), choose(Kind.PLAIN))
+    assert capsys.readouterr().out == ""
+    follow_engine(make_run(root), FakeEngine(story(end=FINISHED)), choose(Kind.NONE))
+    assert capsys.readouterr().out.endswith("/adapter\n")
 
 
 def test_ctrl_c_while_attached_only_detaches(root: Path, capsys: pytest.CaptureFixture[str]):
@@ -129,7 +191,7 @@ def test_a_resumed_run_remembers_how_it_began(root: Path, capsys: pytest.Capture
     follow_engine(make_run(root), FakeEngine(later), choose(Kind.PLAIN), state_of(earlier))
     told = capsys.readouterr().err
     assert f"before: {SLOPPY[:20]}" in told
-    assert "after:  later" in told
+    assert "after step 60: later" in told
 
 
 def test_an_old_end_is_not_the_end_of_a_new_attempt(root: Path):

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from example_run import CRISP, FAILED, FINISHED, STOPPED, make_run, story
+from example_run import CRISP, FAILED, FINISHED, STOPPED, make_run, save_checkpoint, story
+from rich.console import Console
 
 from mlx_align.runs import CHECKPOINT, STOP, RunLock
 from mlx_align_cli.commands import steer
+from mlx_align_cli.display import listing
 from mlx_align_cli.options import complete_runs
 
 
@@ -74,7 +76,9 @@ def test_logs(cli, runs):
     runs[0].log.write_text("loading\nan odd \x1b[31mthing\n")
     assert cli("runs", "logs", runs[0].name).out == "loading\nan odd \x1b[31mthing\n"
     assert cli("runs", "logs", runs[0].name, "--follow").code == 0
-    assert cli("runs", "logs", runs[1].name).out == ""
+    assert cli("runs", "logs", runs[0].name).err == ""
+    empty = cli("runs", "logs", runs[1].name)
+    assert (empty.out, empty.err) == ("", f"{runs[1].name}: the engine has written nothing\n")
 
 
 def test_attach_replays(cli, runs):
@@ -111,7 +115,8 @@ def test_rm_asks_and_refuses_what_runs(cli, runs, monkeypatch):
     with RunLock(runs[0].lock):
         assert "is running" in cli("runs", "rm", runs[1].name, runs[0].name, "--yes").err
     monkeypatch.setattr("typer.confirm", lambda *args, **options: False)
-    assert cli("runs", "rm", runs[0].name).code == 1
+    refused = cli("runs", "rm", runs[0].name)
+    assert (refused.code, refused.err) == (0, "nothing removed\n")
     assert all(run.path.is_dir() for run in runs)
     assert cli("runs", "rm", runs[0].name, runs[1].name, runs[0].name, "--yes").code == 0
     assert [run.path.is_dir() for run in runs] == [False, False, True, True, True]
@@ -136,3 +141,44 @@ def test_what_to_type_means_the_run_from_here(cli, runs, tmp_path: Path):
     typed = f"other/{elsewhere.name}"
     assert f"runs resume {typed}\n" in cli("runs", "attach", "last", "--runs-dir", "other").err
     assert cli("runs", "show", typed).code == 0
+
+
+def test_rm_of_all_that_failed(cli, runs):
+    assert cli("runs", "rm").code == 2
+    asked = cli("runs", "rm", "--failed")  # nobody there to answer
+    assert runs[2].name in asked.err
+    assert runs[3].name in asked.err
+    assert all(run.path.is_dir() for run in runs)
+    assert cli("runs", "rm", "--failed", "--yes").code == 0
+    assert [run.path.is_dir() for run in runs] == [True, True, False, False, True]
+    assert "nothing removed" in cli("runs", "rm", "--failed").err
+
+
+def test_there_are_no_runs(cli):
+    for command in ("show", "logs", "attach", "stop", "resume"):
+        result = cli("runs", command, "last", "--runs-dir", "nowhere")
+        assert result.code == 2
+        assert "there are no runs in nowhere" in result.err
+
+
+def test_show_does_not_end_with_itself(cli, runs):
+    assert "runs show" not in cli("runs", "show", runs[0].name).out
+
+
+def test_ls_shows_what_a_finished_run_has_kept(cli, runs):
+    runs[0].write_summary(status="finished", step=20, metrics={"loss": 0.9, "accuracy": 0.25})
+    save_checkpoint(runs[0], 10, last_metrics={"loss": "0.5", "accuracy": "0.75"})
+    save_checkpoint(runs[0], 20, best_checkpoint="step-000010")
+    listed = {row["name"]: row for row in json.loads(cli("runs", "ls", "--json").out)}
+    assert listed[runs[0].name]["metrics"] == {"loss": 0.5, "accuracy": 0.75}
+
+
+def test_ls_fits_80_columns_and_leaves_no_column_out(cli, runs, monkeypatch):
+    runs[1].write_summary(status="stopped", model="somebody/Some-Very-Long-Model-Name-4B-Instruct", step=20)
+    monkeypatch.setattr(listing, "stdout", lambda: Console(highlight=False, width=80))
+    lines = cli("runs", "ls").out.splitlines()
+    assert len(lines) == 6
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["name", "method", "model", "condition", "step", "held", "out", "changed"]
+    for line, run in zip(lines[1:], reversed(runs), strict=True):
+        assert cli("runs", "show", line.split()[0], "--json").out.startswith('{\n  "name": "' + run.name)

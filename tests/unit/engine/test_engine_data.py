@@ -10,7 +10,7 @@ import pytest
 from mlx_align.config import TrainConfig
 from mlx_align.data import Example
 from mlx_align.engine.data import RunData, fingerprint
-from mlx_align.engine.evaluation import fixed_prompts
+from mlx_align.engine.evaluation import spread
 from tests import support
 
 
@@ -45,7 +45,7 @@ def test_an_epoch_reads_every_row_once_and_the_next_one_again() -> None:
 
 
 def test_a_windows_counts_are_those_of_its_batches() -> None:
-    made = data(10, batch_size=3, accumulate=3)
+    made = data(10, epochs=3.0, batch_size=3, accumulate=3)
     for step in range(4):
         batches = [made.batch(p) for p in range(3 * step, 3 * step + 3)]
         counts = made.window_counts(step)
@@ -82,12 +82,12 @@ def test_the_fingerprint_sees_every_token_and_the_order() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5, 16, 99])
-def test_the_fixed_prompts_are_spread_over_the_rows_and_always_the_same(count: int) -> None:
+def test_the_spread_are_spread_over_the_rows_and_always_the_same(count: int) -> None:
     examples = support.examples()
-    chosen = fixed_prompts(examples, count)
+    chosen = spread(examples, count)
     assert len(chosen) == min(count, len(examples))
     assert len({example.name for example in chosen}) == len(chosen)
-    assert chosen == fixed_prompts(examples, count)
+    assert chosen == spread(examples, count)
     if count > 1:
         assert (chosen[0], chosen[-1]) == (examples[0], examples[-1])
-    assert fixed_prompts([], 4) == []
+    assert spread([], 4) == []
