@@ -34,14 +34,14 @@ EXCLUSIVE = (("train.epochs", "train.steps"),)
 PRESETS: dict[str, dict[str, Any]] = {
     # A first look: does this data teach this model anything?
     "quick": {
-        "train.steps": 60,
-        "eval.every": 30,
+        "train.steps": 100,
+        "eval.every": 50,
         "eval.rows": 64,
         "adapter.rank": 8,
         "data.max_length": 1024,
     },
-    # The defaults, by name.
-    "balanced": {"train.epochs": 1.0, "eval.every": 50, "adapter.rank": 16, "data.max_length": 2048},
+    # The defaults of the method and of the catalog, by name.
+    "balanced": {},
     # Three passes with a larger adapter; evaluated often, and the best evaluation is kept.
     "thorough": {
         "train.epochs": 3.0,

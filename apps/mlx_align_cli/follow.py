@@ -23,6 +23,7 @@ from mlx_align_cli.display import Display
 from mlx_align_cli.display.report import adapter_path
 from mlx_align_cli.errors import drop_unread, say
 from mlx_align_cli.naming import program, run_word
+from mlx_align_cli.saved import step_of
 
 STOPS = "Ctrl-C saves a checkpoint and stops"
 DETACHES = "Ctrl-C detaches; the run goes on"
@@ -33,6 +34,14 @@ ENDINGS = {signal.SIGTERM: "ended by SIGTERM", signal.SIGHUP: "the terminal was 
 """Signals that end this program, and what they mean. Its exit code is then 128 and the signal's number."""
 READERLESS = (errno.EPIPE, errno.EIO)
 """How writing fails when the reader of a pipe, or the terminal, has gone."""
+
+
+class _Ended(BaseException):
+    """A signal of ENDINGS has come."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class Engine(Protocol):
@@ -107,23 +116,22 @@ def belongs_here(run: RunDirectory, stop: Callable[[], None]) -> Iterator[None]:
 
     def leave(number: int, frame: FrameType | None) -> None:
         stop()
-        raise SystemExit(128 + number)
+        raise _Ended(number)
 
     with ExitStack() as handlers:
         for number in ENDINGS:
             handlers.enter_context(_handling(number, leave))
         try:
             yield
-        except SystemExit as leaving:
-            reason = {128 + number: text for number, text in ENDINGS.items()}.get(_code(leaving))
-            if reason is not None:
-                say(f"{reason}: {_will_stop(run)}")
-                drop_unread()
-            raise
-
-
-def _code(leaving: SystemExit) -> int:
-    return leaving.code if isinstance(leaving.code, int) else 1
+            return
+        except _Ended as ending:
+            code, reason = 128 + ending.number, ENDINGS[signal.Signals(ending.number)]
+        except KeyboardInterrupt:  # before or after the time in which Ctrl-C is counted
+            stop()
+            code, reason = INTERRUPTED, "interrupted"
+        say(f"{reason}: {_will_stop(run)}")
+        drop_unread()
+        raise SystemExit(code)
 
 
 def _will_stop(run: RunDirectory) -> str:
@@ -142,8 +150,8 @@ def _last_checkpoint(run: RunDirectory) -> str:
     latest = run.checkpoints().latest()
     if latest is None:
         return "no checkpoint had been saved"
-    number = latest.name.removeprefix("step-").split("-")[0].lstrip("0") or "0"
-    return f"the last checkpoint is step {number}; go on with `{program()} runs resume {run_word(run)}`"
+    resume = f"{program()} runs resume {run_word(run)}"
+    return f"the last checkpoint is step {step_of(latest):,}; go on with `{resume}`"
 
 
 def _show_until_killed(

@@ -16,6 +16,15 @@ from mlx_align.settings import PRESETS, method_layers
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
+EXAMPLES: dict[str, Any] = {
+    "model.revision": "main",
+    "adapter.start": "runs/NAME/adapter",
+    "train.steps": 100,
+    "eval.patience": 3,
+}
+"""What a file shows for the keys that are unset by default: TOML cannot say that a key is unset."""
+
+
 @dataclass(frozen=True)
 class Key:
     """One configuration key."""
@@ -81,7 +90,8 @@ def commented_toml(method: str, preset: str | None) -> str:
     active: dict[str, Any] = {"method.name": method, **(PRESETS[preset] if preset else {})}
     lines = [
         f"# mlx-align {method} -c THIS_FILE",
-        "# Lines that begin with '# ' and a key show its default: take the '# ' away to change it.",
+        "# Lines that begin with '# ' and a key show its default, or an example where there is none:",
+        "# take the '# ' away to change it.",
         "# Known models such as tiny-chat bring some defaults of their own (see: mlx-align config show).",
     ]
     table = ""
@@ -91,8 +101,10 @@ def commented_toml(method: str, preset: str | None) -> str:
             table = section
             lines += ["", f"[{section}]"]
         default = layered.get(key.name, key.default)
-        lines += ["", f"# {key.description or 'the ' + name} ({key.type})"]
-        lines.append(_line(name, active[key.name]) if key.name in active else f"# {_line(name, default)}")
+        unset = "; unset by default" if default is None else ""
+        lines += ["", f"# {key.description or 'the ' + name} ({key.type}{unset})"]
+        shown = _line(name, EXAMPLES[key.name] if default is None else default)
+        lines.append(_line(name, active[key.name]) if key.name in active else f"# {shown}")
     return "\n".join(lines) + "\n"
 
 
@@ -104,6 +116,4 @@ def _ordered(method: str) -> Iterator[Key]:
 
 
 def _line(name: str, value: Any) -> str:
-    if value is None:
-        return f"{name} = (unset)"
     return tomli_w.dumps({name: value}).strip()

@@ -13,6 +13,7 @@ from mlx_align import methods
 from mlx_align.errors import AlignError, UsageError
 from mlx_align.settings import PRESETS
 from mlx_align_cli import options, schema
+from mlx_align_cli.naming import program
 
 app = typer.Typer(no_args_is_help=True, help="Write, show and explain configuration files.")
 METHOD = typer.Option(metavar="|".join(methods.METHODS), help="The training method.")
@@ -20,7 +21,9 @@ METHOD = typer.Option(metavar="|".join(methods.METHODS), help="The training meth
 
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(help="Where to write it; '-' prints it.")] = Path("run.toml"),
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Where to write it; '-' prints it.")] = Path(
+        "run.toml"
+    ),
     method: Annotated[str, METHOD] = "orpo",
     preset: options.Preset = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
@@ -44,7 +47,7 @@ def init(
         ) from None
     except OSError as error:
         raise AlignError(f"the file cannot be written: {error.strerror}", where=str(path)) from None
-    print(f"wrote {path}; use it with: mlx-align {method} -c {path}", file=sys.stderr)
+    print(f"wrote {path}; use it with: {program()} {method} -c {path}", file=sys.stderr)
 
 
 @app.command()
@@ -66,18 +69,15 @@ def show(
 @app.command("schema")
 def schema_(json: Annotated[bool, typer.Option("--json", help="Print JSON Schema.")] = False) -> None:
     """List every key: what it may be, its default, what it does."""
-    from mlx_align_cli.display.listing import print_table, value_text
+    from mlx_align_cli.display.listing import print_keys, stdout, value_text
 
     if json:
         print(jsonlib.dumps(schema.json_schema(), indent=2))
         return
-    headings = ("key", "values", "default", "what it does")
-    print_table(headings, [(k.name, k.type, value_text(k.default), k.description) for k in schema.all_keys()])
+    width = min(stdout().width, 80)
+    print_keys(schema.all_keys(), width)
     for name, method in methods.METHODS.items():
         print(f"\n{method.title} ({name}): {method.paper}")
-        rows = [(k.name, k.type, value_text(k.default), k.description) for k in schema.method_keys(name)]
-        rows += [
-            (key, "", value_text(value), f"default with {name}") for key, value in method.defaults.items()
-        ]
-        if rows:
-            print_table(headings, rows)
+        print_keys(schema.method_keys(name), width)
+        for key, value in method.defaults.items():
+            print(f"{key}  default with {name}: {value_text(value)}")

@@ -14,6 +14,7 @@ from mlx_align import embedded
 from mlx_align.errors import ConfigError, UsageError
 from mlx_align_cli import naming, options
 from mlx_align_cli.display.text import clean
+from mlx_align_cli.saved import best_checkpoint
 
 if TYPE_CHECKING:
     from mlx_align.config import RunConfig
@@ -135,7 +136,7 @@ def _run_of(adapter: Path, checkpoint: str | None, base: bool) -> tuple[Path, st
         UsageError: it belongs to none.
     """
     folder = adapter.resolve()
-    if (folder.parent / "config.toml").is_file():
+    if (folder.parent / "config.toml").is_file() and folder.name == "adapter":
         return folder.parent, checkpoint
     if (folder.parent.parent / "config.toml").is_file() and folder.parent.name == "checkpoints":
         return folder.parent.parent, checkpoint if checkpoint or base else folder.name
@@ -153,7 +154,8 @@ def adapter_of(run: RunDirectory, checkpoint: str | None) -> Path:
     """
     saved = run.checkpoints()
     if checkpoint is not None:
-        checkpoint = _best(run) or checkpoint if checkpoint == "best" else checkpoint
+        best = best_checkpoint(run) if checkpoint == "best" else None
+        checkpoint = best.name if best else checkpoint
         fitting = next((p for p in saved.paths() if p.name == checkpoint), None)
         if fitting is None:
             names = ", ".join(p.name for p in saved.paths()) or "none"
@@ -171,11 +173,3 @@ def adapter_of(run: RunDirectory, checkpoint: str | None) -> Path:
             hint="Wait for its first checkpoint, or use --base.",
         )
     return latest
-
-
-def _best(run: RunDirectory) -> str | None:
-    """The name of the best checkpoint so far, as the newest one remembers it."""
-    latest = run.checkpoints().latest()
-    facts = jsonlib.loads((latest / "trainer.json").read_text(encoding="utf-8")) if latest else {}
-    name = facts.get("best_checkpoint")
-    return str(name) if name else None

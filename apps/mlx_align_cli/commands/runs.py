@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +16,16 @@ from mlx_align_cli.display.text import clean
 if TYPE_CHECKING:
     from mlx_align.runs import RunDirectory
 
-app = typer.Typer(no_args_is_help=True, help="List, follow, stop, resume and remove runs.")
+EXAMPLES = options.examples(
+    "mlx-align runs ls",
+    "mlx-align runs resume last",
+    "mlx-align runs rm 0102-030900 --yes",
+)
+app = typer.Typer(no_args_is_help=True, help="List, follow, stop, resume and remove runs.", epilog=EXAMPLES)
+DOOMED = typer.Argument(
+    metavar="RUN", help="Runs to remove: names, parts of them, or 'last'.",
+    autocompletion=options.complete_runs, show_default=False,
+)  # fmt: skip
 POLL_SECONDS = 0.2
 
 
@@ -29,16 +39,15 @@ def list_(runs_dir: options.RunsDir = None, json: options.AsJson = False) -> Non
     runs = list_runs(root)
     print_runs(runs, as_json=json)
     if not runs and not json:
-        print(f"no runs in {root}; `mlx-align orpo` starts one", file=sys.stderr)
+        print(f"no runs in {root}; `{naming.program()} orpo` starts one", file=sys.stderr)
 
 
 @app.command()
 def show(run: options.Run = "last", runs_dir: options.RunsDir = None, json: options.AsJson = False) -> None:
     """Show what a run is, how it went and what it left."""
-    from mlx_align.runs import find
     from mlx_align_cli.display.listing import print_run
 
-    print_run(find(naming.runs_root(runs_dir), run), as_json=json)
+    print_run(naming.find_run(runs_dir, run), as_json=json)
 
 
 @app.command()
@@ -47,15 +56,14 @@ def logs(
     runs_dir: options.RunsDir = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
 ) -> None:
-    """Print the engine's own output."""
-    from mlx_align.runs import find
-
-    found = find(naming.runs_root(runs_dir), run)
+    """Print what training wrote besides its progress: libraries' warnings, and errors in full."""
+    found = naming.find_run(runs_dir, run)
     offset = _print_log(found, 0)
     while follow and found.is_running():
         time.sleep(POLL_SECONDS)
         offset = _print_log(found, offset)
-    _print_log(found, offset)
+    if not _print_log(found, offset):
+        print(f"{found.name}: the engine has written nothing", file=sys.stderr)
 
 
 def _print_log(run: RunDirectory, offset: int) -> int:
@@ -72,27 +80,40 @@ def _print_log(run: RunDirectory, offset: int) -> int:
 
 @app.command()
 def rm(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", autocompletion=options.complete_runs)],
+    runs: Annotated[list[str] | None, DOOMED] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All runs that failed or crashed.")] = False,
     runs_dir: options.RunsDir = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove runs with everything in them, their adapters included."""
     from mlx_align.errors import UsageError
-    from mlx_align.runs import find
 
-    root = naming.runs_root(runs_dir)
-    found = list({run.path: run for run in (find(root, name) for name in runs)}.values())
+    if not runs and not failed:
+        raise UsageError("no run is named", where="RUN", hint="Name one or more, or give --failed.")
+    chosen = [naming.find_run(runs_dir, name) for name in runs or []] + (_failed(runs_dir) if failed else [])
+    found = list({run.path: run for run in chosen}.values())
     for run in found:
         if run.is_running():
             raise UsageError(
                 f"the run '{run.name}' is running", hint=f"First `mlx-align runs stop {run.name}`."
             )
+    if not found:
+        print("no run has failed or crashed; nothing removed", file=sys.stderr)
+        return
     names = ", ".join(run.name for run in found)
     if not yes and not typer.confirm(f"Remove {names}?", err=True):
-        raise typer.Exit(1)
+        print("nothing removed", file=sys.stderr)
+        return
     for run in found:
         run.remove()
         print(f"removed {run.name}", file=sys.stderr)
+
+
+def _failed(runs_dir: Path | None) -> list[RunDirectory]:
+    from mlx_align.runs import list_runs
+
+    every = list_runs(naming.runs_root(runs_dir))
+    return [run for run in every if run.condition(run.state()) in ("failed", "crashed")]
 
 
 steer.register(app)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from mlx_align.events import RunFinished
 from mlx_align_cli import naming, options
 from mlx_align_cli.commands.train import start
 from mlx_align_cli.display import Kind, choose
+
+if TYPE_CHECKING:
+    from mlx_align.runs import RunDirectory
 
 POLL_SECONDS = 0.1
 
@@ -32,10 +35,9 @@ def attach(
 ) -> None:
     """Show a run from its beginning and follow it. Ctrl-C stops looking; the run goes on."""
     from mlx_align.engine.launch import attach as attach_to
-    from mlx_align.runs import find
     from mlx_align_cli.follow import follow_attached
 
-    found = find(naming.runs_root(runs_dir), run)
+    found = naming.find_run(runs_dir, run)
     shown = choose(options.display_kind(display, json))
     raise typer.Exit(follow_attached(found, attach_to(found), shown))
 
@@ -46,9 +48,9 @@ def stop(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has stopped.")] = True,
 ) -> None:
     """Ask a running run to save a checkpoint and stop."""
-    from mlx_align.runs import STOP, find
+    from mlx_align.runs import STOP
 
-    found = find(naming.runs_root(runs_dir), run)
+    found = naming.find_run(runs_dir, run)
     if not found.is_running():
         raise UsageError(
             f"the run '{found.name}' is not running", hint="`mlx-align runs ls` shows which are."
@@ -59,14 +61,14 @@ def stop(
         time.sleep(POLL_SECONDS)
     if wait:
         state = found.state()
-        print(f"{found.name}: {found.condition(state)} at step {state.step}", file=sys.stderr)
+        print(f"{found.name}: {found.condition(state)} at step {state.step:,}", file=sys.stderr)
 
 
 def checkpoint(run: options.Run, runs_dir: options.RunsDir = None) -> None:
     """Ask a running run to save a checkpoint and go on."""
-    from mlx_align.runs import CHECKPOINT, find
+    from mlx_align.runs import CHECKPOINT
 
-    found = find(naming.runs_root(runs_dir), run)
+    found = naming.find_run(runs_dir, run)
     if not found.is_running():
         raise UsageError(
             f"the run '{found.name}' is not running", hint="`mlx-align runs ls` shows which are."
@@ -113,9 +115,19 @@ def resume_run(
     Returns:
         the exit code.
     """
-    from mlx_align.runs import find
+    run = naming.find_run(runs_dir, name)
+    _refuse(run, method)
+    if moved:
+        old, new = run.config().backend, run.move(moved)
+        print(
+            f"{run.name}: backend {old.name}:{old.device} is now {new.name}:{new.device} "
+            f"(written to {run.path / 'config.toml'})",
+            file=sys.stderr,
+        )
+    return start(run, detach, kind)
 
-    run = find(naming.runs_root(runs_dir), name)
+
+def _refuse(run: RunDirectory, method: str | None) -> None:
     theirs = run.config().method.name
     if method is not None and theirs != method:
         raise ConfigError(
@@ -131,11 +143,3 @@ def resume_run(
             f"the run '{run.name}' has finished; there is nothing left to do",
             hint="To train further, start a new run with --set adapter.start=" + str(run.adapter),
         )
-    if moved:
-        old, new = run.config().backend, run.move(moved)
-        print(
-            f"{run.name}: backend {old.name}:{old.device} is now {new.name}:{new.device} "
-            f"(written to {run.path / 'config.toml'})",
-            file=sys.stderr,
-        )
-    return start(run, detach, kind)

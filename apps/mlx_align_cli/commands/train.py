@@ -156,12 +156,7 @@ def _in_foreground(run: Any, kind: Kind) -> int:
 
     earlier = run.state()
     with belongs_here(run, stop):  # also while the engine's process is coming up
-        try:
-            engine = launch(run)
-        except KeyboardInterrupt:
-            stop()
-            raise
-        return follow_engine(run, engine, choose(kind), earlier)
+        return follow_engine(run, launch(run), choose(kind), earlier)
 
 
 def _refuse_conflicts(request: Request) -> None:

@@ -69,7 +69,7 @@ def summary(state: RunState, pairs: Sequence[Comparison], shown: int) -> list[st
     (before, judged), (after, _) = (nearer_to_chosen(side) for side in zip(*both, strict=True))
     if judged:
         lines.append(
-            "nearer to the chosen than to the rejected answer: "
+            "nearer to the chosen than the rejected answer: "
             f"{before} of {judged} before, {after} of {judged} after"
         )
     return lines
@@ -80,12 +80,14 @@ def telling(state: RunState) -> int:
     first = next((s for s in state.samples if s.step == 0), None)
     if first is None:
         return 0
-    wrong = (i for i, c in enumerate(first.completions) if c.chosen and c.completion.strip() != c.chosen.strip())
+    wrong = (
+        i for i, c in enumerate(first.completions) if c.chosen and c.completion.strip() != c.chosen.strip()
+    )
     return next(wrong, 0)
 
 
 def example_prompt(state: RunState) -> str:
-    """A prompt to try the adapter with, short enough for a command line; one whose answer has changed first."""
+    """A prompt to try the adapter with, short enough for a command line; a changed answer first."""
     prompts = [pair.prompt for pair in comparisons(state)]
     prompts += [c.prompt for s in state.samples for c in s.completions]
     fitting = (p for p in prompts if len(p) <= 60 and p.isprintable() and not p.startswith("-"))

@@ -118,8 +118,8 @@ def pace(state: RunState, now: float | None = None) -> Pace:
 
 def _earlier_seconds(state: RunState) -> float:
     """What earlier attempts did of that which still counts."""
-    work = [*state.steps, *state.evals]
-    return sum(event.seconds for event in work if event.attempt != state.attempt)
+    earlier: list[Step | Eval] = [*state.steps, *state.evals]
+    return sum(event.seconds for event in earlier if event.attempt != state.attempt)
 
 
 def recent_alerts(state: RunState, limit: int = 3) -> list[Alert]:

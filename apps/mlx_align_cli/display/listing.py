@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import textwrap
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,12 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from mlx_align_cli.display.text import UNKNOWN, ago, clean
+from mlx_align_cli.saved import best_checkpoint, metrics_of
 
 if TYPE_CHECKING:
     from mlx_align.runs import RunDirectory
     from mlx_align.settings import Resolved
+    from mlx_align_cli.schema import Key
 
-UNBOUNDED, WIDE = 10_000, 110
+UNBOUNDED = 10_000
 CONDITION_STYLES = {
     "running": "cyan",
     "finished": "green",
@@ -80,6 +84,9 @@ def run_facts(run: RunDirectory) -> dict[str, Any]:
         status = "running"
     elif status == "running":  # it has died, or said its last word to the log only
         status = run.condition(run.state())
+    metrics = summary.get("metrics") or {}
+    if status == "finished" and (best := best_checkpoint(run)):  # its adapter is what the run came to
+        metrics = metrics_of(best) or metrics
     changed = (run.events if run.events.exists() else run.path).stat().st_mtime
     return {
         "name": run.name,
@@ -88,15 +95,17 @@ def run_facts(run: RunDirectory) -> dict[str, Any]:
         "condition": status,
         "step": summary.get("step", 0),
         "total_steps": summary.get("total_steps") or None,
-        "metrics": summary.get("metrics") or {},
+        "metrics": metrics,
         "changed": changed,
         "path": str(run.path.resolve()),
     }
 
 
 def _from_log(run: RunDirectory) -> dict[str, Any]:
+    from mlx_align_cli.display.facts import shown_eval
+
     state = run.state()
-    newest = state.evals.last()
+    newest = shown_eval(state)
     started = (
         {"model": state.started.model, "total_steps": state.started.total_steps} if state.started else {}
     )
@@ -121,35 +130,83 @@ def print_runs(runs: Sequence[RunDirectory], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
     elif rows:
-        headings = ["name", "condition", "step", "held out", "changed"]
-        wide = stdout().width >= WIDE
-        if wide:
-            headings[1:1] = ["method", "model"]
-        print_table(headings, [_run_row(row, wide) for row in rows])
+        headings = ("name", "method", "model", "condition", "step", "held out", "changed")
+        print_table(headings, fitting([_run_row(row) for row in rows], headings, stdout().width))
 
 
-def _run_row(row: dict[str, Any], wide: bool) -> list[str | Text]:
+def _run_row(row: dict[str, Any]) -> list[str | Text]:
     condition = row["condition"]
-    age = ago(time.time() - row["changed"]) if "changed" in row else UNKNOWN
-    total = row.get("total_steps")
-    origin = [row.get("method") or UNKNOWN, row.get("model") or UNKNOWN] if wide else []
+    total, step = row.get("total_steps"), row.get("step")
     return [
         row["name"],
-        *origin,
+        row.get("method") or UNKNOWN,
+        row.get("model") or UNKNOWN,
         Text(condition, style=CONDITION_STYLES.get(condition, "")),
-        f"{row.get('step', 0)}/{total}" if total else str(row.get("step", UNKNOWN)),
-        headline(row.get("metrics") or {}, 2 if wide else 1),
-        age,
+        UNKNOWN if step is None else f"{step:,}/{total:,}" if total else f"{step:,}",
+        headline(row.get("metrics") or {}),
+        ago(time.time() - row["changed"]) if "changed" in row else UNKNOWN,
     ]
 
 
-def headline(metrics: dict[str, Any], count: int) -> str:
+def fitting(rows: list[list[str | Text]], headings: Sequence[str], width: int) -> list[list[str | Text]]:
+    """The list of runs in so many columns: where it is too wide, cells get shorter, and none is left out.
+
+    First goes the second metric; then what a name says twice, down to a part that still means the run; then
+    the ends of long models.
+    """
+    ways: list[tuple[int, Callable[[str], str]]] = [(5, lambda text: text.split(",")[0]), (0, short_name)]
+    for column, shorter in ways:
+        if _width(rows, headings) <= width:
+            return rows
+        rows = [[*row[:column], shorter(str(row[column])), *row[column + 1 :]] for row in rows]
+    for column, least in ((2, 6), (0, 11)):
+        longest = max(len(str(row[column])) for row in rows)
+        room = max(least, longest - max(0, _width(rows, headings) - width))
+        rows = [[*row[:column], _end_cut(str(row[column]), room), *row[column + 1 :]] for row in rows]
+    return rows
+
+
+def _width(rows: Sequence[Sequence[str | Text]], headings: Sequence[str]) -> int:
+    columns = zip(headings, *rows, strict=True)
+    return sum(max(len(str(cell)) for cell in column) + 2 for column in columns) - 2
+
+
+def _end_cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def short_name(name: str) -> str:
+    """A part of a run's usual name that is enough to mean it: month and day, time, and number if it has one.
+
+    `mlx-align runs show 0102-030900` finds 20260102-030900-orpo-tiny-chat.
+    """
+    usual = re.fullmatch(r"\d{4}(\d{4}-\d{6})-.+", name)
+    return usual[1] if usual else name
+
+
+def headline(metrics: dict[str, Any]) -> str:
     """The metrics that say most, shortly."""
+    from mlx_align_cli.display.facts import measured
     from mlx_align_cli.display.text import metric
 
     keys = [key for key in ("accuracy", "margin") if metrics.get(key) is not None] or ["loss"]
-    shown = [f"{key} {metric(key, metrics[key])}" for key in keys if metrics.get(key) is not None]
-    return ", ".join(shown[:count]) or UNKNOWN
+    shown = [f"{key} {metric(key, measured(metrics, key))}" for key in keys if metrics.get(key) is not None]
+    return ", ".join(shown) or UNKNOWN
+
+
+def print_keys(keys: Iterable[Key], width: int) -> None:
+    """Configuration keys: name, values and default on one line, and below it what the key does."""
+    for key in keys:
+        text = Text.assemble(
+            (key.name, "bold"), f"  {clean(key.type)}", (f"  default {_default(key)}", "cyan")
+        )
+        stdout().print(text, soft_wrap=True)
+        for line in textwrap.wrap(clean(key.description), width - 4):
+            print(f"    {line}")
+
+
+def _default(key: Key) -> str:
+    return clean(value_text(key.default)).strip("()")
 
 
 def print_run(run: RunDirectory, *, as_json: bool) -> None:

@@ -98,7 +98,7 @@ def _measured_lines(state: RunState) -> list[str]:
         f"held out {row.label}: {metric(row.key, row.before)} -> {metric(row.key, row.now)}"
         f" after step {shown.step:,}"
         for row in facts.metric_rows(state)
-        if shown and row.now is not None
+        if shown and row.now is not None and not facts.changes_nothing(state)
     ]
 
 
@@ -121,7 +121,10 @@ def step_line(event: Step, state: RunState) -> str:
     """Where training stands."""
     pace = facts.pace(state)
     keys = [k for k in ("margin", "accuracy") if k in event.metrics]
-    parts = [f"loss {number(event.loss)}", *(f"{k} {metric(k, facts.measured(event.metrics, k))}" for k in keys)]
+    parts = [
+        f"loss {number(event.loss)}",
+        *(f"{k} {metric(k, facts.measured(event.metrics, k))}" for k in keys),
+    ]
     if pace.tokens_per_second is not None:
         parts.append(f"{pace.tokens_per_second:,.0f} tokens/s")
     if pace.remaining is not None and event.step < facts.total_steps(state):

@@ -20,7 +20,7 @@ class Result:
 
 @pytest.fixture(autouse=True)
 def _own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty folder, no personal configuration, no variables of ours, a simple terminal, all on its PATH."""
+    """An empty folder, no personal configuration, no variables of ours, a simple terminal, a full PATH."""
     for name in list(os.environ):
         if name.startswith(settings.ENV_PREFIX):
             monkeypatch.delenv(name)

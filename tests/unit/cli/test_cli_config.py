@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from mlx_align import embedded, methods
 from mlx_align.settings import gather, resolve
+from mlx_align_cli import schema
+from mlx_align_cli.display import listing
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
@@ -26,7 +30,11 @@ def test_init_explains_every_key(cli):
 def test_the_defaults_can_be_uncommented(cli, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(embedded, "catalog", dict)  # what a file says is stronger than what a base suggests
     text = cli("config", "init", "-", "--method", "dpo").out
-    active = re.sub(r"^# (?=\w+ = (?!\(unset\)))", "", text, flags=re.MULTILINE)
+    active = re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE)
+    examples = r"unset by default\)\n\w+ = .*$"
+    tomllib.loads(active)
+    assert len(re.findall(examples, active, re.MULTILINE)) == len(schema.EXAMPLES)
+    active = re.sub(examples, "", active, flags=re.MULTILINE)
     path = tmp_path / "active.toml"
     path.write_text(active)
     assert resolve(gather("dpo", flags={}, file=path)).config == resolve(gather("dpo", flags={})).config
@@ -65,8 +73,21 @@ def test_schema_lists_every_key(cli):
     assert "sigmoid | ipo | hinge" in text
 
 
+@pytest.mark.parametrize(("key", "value"), schema.EXAMPLES.items())
+def test_an_example_is_a_value_that_is_allowed(key: str, value):
+    assert {k: v for k, v, _ in resolve(gather("orpo", flags={key: value})).items()}[key] == value
+
+
+def test_schema_keeps_a_key_on_one_line_of_80(cli, monkeypatch):
+    monkeypatch.setattr(listing, "stdout", lambda: Console(highlight=False, width=80))
+    lines = cli("config", "schema").out.splitlines()
+    assert "adapter.rank  integer >= 1  default 16" in lines
+    assert "    rank r of the update scale * B A" in lines
+    assert max(len(line) for line in lines if line.startswith("    ")) <= 80
+
+
 def test_json_schema(cli):
-    schema = json.loads(cli("config", "schema", "--json").out)
-    variants = {variant["title"]: variant for variant in schema["$defs"]["MethodConfig"]["anyOf"]}
+    tree = json.loads(cli("config", "schema", "--json").out)
+    variants = {variant["title"]: variant for variant in tree["$defs"]["MethodConfig"]["anyOf"]}
     assert set(variants) == set(methods.METHODS)
     assert "label_smoothing" in variants["dpo"]["properties"]

@@ -6,19 +6,35 @@ import shlex
 from pathlib import Path
 
 import pytest
-from example_run import CRISP, FAILED, FINISHED, SLOPPY, STOPPED, TOTAL, make_run, sample, state_of, story
+from example_run import (
+    CRISP,
+    FAILED,
+    FINISHED,
+    SLOPPY,
+    STOPPED,
+    TOTAL,
+    beginning,
+    evaluation,
+    make_run,
+    sample,
+    started,
+    state_of,
+    step,
+    story,
+)  # fmt: skip
 from rich.cells import cell_len
 from rich.console import Console
 
-from mlx_align.events import Completion, RunState, Sample, reduce
+from mlx_align.events import Alert, Completion, RunState, Sample, reduce
 from mlx_align_cli.display import Kind, choose
-from mlx_align_cli.display.answers import comparisons
+from mlx_align_cli.display.answers import comparisons, example_prompt, summary, telling
+from mlx_align_cli.display.describe import describe
 from mlx_align_cli.display.facts import metric_rows, pace
 from mlx_align_cli.display.json import JsonDisplay
 from mlx_align_cli.display.plain import PlainDisplay
 from mlx_align_cli.display.report import report, shell_lines
 from mlx_align_cli.display.rich import RichDisplay
-from mlx_align_cli.display.screen import screen
+from mlx_align_cli.display.screen import alert_line, screen
 
 EVIL = "[bold]not bold[/bold] \x1b[2J\x1b]0;title\x07 [/] done"
 
@@ -128,7 +144,7 @@ def test_plain_lines(root: Path):
     assert any(line.startswith("eval at step 0: loss 2.000") for line in lines)
     assert any(line.startswith("warning: 3 held-out prompts") for line in lines)
     assert any(line == f"  after step 60: {CRISP}" for line in lines)
-    assert "held out accuracy: 50.0% -> 96.2% after step 60" in lines
+    assert "held out accuracy: – -> 96.2% after step 60" in lines  # all margins were 0: a tie
 
 
 def test_rich_display_leaves_the_report_standing(root: Path):
@@ -156,3 +172,104 @@ def test_how_a_run_ended_is_said(root: Path):
 def test_auto_is_plain_without_a_terminal():
     assert isinstance(choose(Kind.AUTO), PlainDisplay)
     assert isinstance(choose(Kind.RICH), RichDisplay)
+
+
+def answers(number: int, *said: str) -> Sample:
+    """Answers to prompts a, b, c ... whose chosen answer is "yes" and whose rejected one is "no"."""
+    made = (
+        Completion(prompt=chr(97 + i), completion=c, chosen="yes", rejected="no") for i, c in enumerate(said)
+    )
+    return Sample(step=number, completions=tuple(made))
+
+
+def test_changed_answers_come_first_and_are_counted(root: Path):
+    events = [started(), answers(0, "yes", "no", "yes"), answers(TOTAL, "yes", "yes", "yes"), FINISHED]
+    state = state_of(events)
+    pairs = comparisons(state)
+    assert [pair.prompt for pair in pairs] == ["b", "a", "c"]
+    assert summary(state, pairs, 2) == [
+        "3 prompts asked, 2 shown, 1 answer changed",
+        "nearer to the chosen than the rejected answer: 2 of 3 before, 3 of 3 after",
+    ]
+    assert example_prompt(state) == "b"
+    text = "\n".join(rendered(report(make_run(root, events), state, 80), 80))
+    assert "3 prompts asked, 1 answer changed" in text
+    name = next(root.iterdir()).name
+    assert f"  mlx-align generate {name} b\n" in text
+    assert f"  mlx-align generate {name} b --base\n" in text
+
+
+def test_the_screen_watches_a_prompt_that_was_answered_wrong():
+    events = [started(), answers(0, "yes", "no"), step(1), answers(1, "yes", "so so")]
+    assert telling(state_of(events)) == 1
+    text = "\n".join(rendered(screen(state_of(events), "a-run", width=80), 80))
+    assert "says   so so  after step 1" in text
+
+
+def test_answers_and_measures_are_labelled_with_their_own_step(root: Path):
+    stop = STOPPED.model_copy(update={"step": 56})
+    events = [*story(50), *(step(n) for n in range(51, 57)), stop]
+    run, state = make_run(root, events), state_of(events)
+    text = "\n".join(rendered(report(run, state, 80), 80))
+    assert "after step 50" in text
+    assert "after step 56" not in text
+    assert "step 50" in "\n".join(rendered(screen(state, "a-run", width=80), 80))
+    assert "last, step 50" in "\n".join(rendered(describe(run, 80), 80))
+
+
+def test_a_run_that_never_got_better_is_not_called_a_success(root: Path):
+    end = FINISHED.model_copy(update={"best_step": 0})
+    first, later = evaluation(0), evaluation(TOTAL).model_copy(update={"best": False})
+    events = [started(), first, sample(0, CRISP), step(TOTAL), later, sample(TOTAL, SLOPPY), end]
+    run, state = make_run(root, events), state_of(events)
+    text = "\n".join(rendered(report(run, state, 80), 80))
+    assert "finished, but no evaluation was better than the start" in text
+    assert "smaller optim.lr" in " ".join(text.split())
+    assert "✓" not in text
+    assert "generate" not in text
+    kept = next(line for line in rendered(describe(run, 80), 80) if line.startswith("loss"))
+    assert kept.split() == ["loss", "2.000", "2.000"]
+
+
+def test_a_tie_is_no_accuracy():
+    rows = {row.key: row for row in metric_rows(state_of(story(10)))}
+    assert rows["accuracy"].before is None
+    assert rows["accuracy"].now == pytest.approx(0.5 + 10 / 130)
+
+
+def test_time_is_that_of_all_attempts():
+    first = state_of(story(30, end=STOPPED))
+    again = [
+        event.model_copy(update={"attempt": 2, "t": 9_000.0})
+        for event in (started(resumed_from=30), step(31))
+    ]
+    state = first
+    for event in again:
+        state = reduce(state, event)
+    assert pace(state, 9_002.0).elapsed == pytest.approx(30 * 0.25 + 2)
+
+
+def test_a_failure_has_the_number_of_its_last_step(root: Path):
+    events = [*beginning(), *(step(n) for n in range(1, 7)), FAILED.model_copy(update={"step": 0})]
+    assert "failed at step 6 " in "\n".join(rendered(report(make_run(root), state_of(events), 80), 80))
+
+
+def test_an_alert_names_three_rows_shortly():
+    rows = tuple(f"/a/long/way/train.jsonl:{n}" for n in range(5))
+    line = alert_line(Alert(code="x", message="5 rows", rows=rows)).plain
+    assert line == "! 5 rows — train.jsonl:0, train.jsonl:1, train.jsonl:2, …"
+
+
+def test_a_skipped_step_is_told_before_its_alert(root: Path):
+    skipped = step(3).model_copy(update={"skipped": True, "loss": None})
+    alert = Alert(code="non-finite", message="Step 3 was skipped", step=3)
+    stream = io.StringIO()
+    followed(PlainDisplay(stream), [started(), skipped, alert], make_run(root))
+    told = stream.getvalue()
+    assert told.index("step 3/60") < told.index("Step 3 was skipped")
+
+
+def test_one_row_is_not_rows(root: Path):
+    stream = io.StringIO()
+    followed(PlainDisplay(stream), [started().model_copy(update={"train_rows": 1})], make_run(root))
+    assert "1 row and 160 held out" in stream.getvalue()

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from example_run import FINISHED, make_run, story
+from example_run import FINISHED, make_run, save_checkpoint, story
 
 import mlx_align
 from mlx_align import embedded, errors
-from mlx_align_cli import main
+from mlx_align_cli import main, naming
 from mlx_align_cli.commands import doctor, generate
 
 
@@ -108,6 +108,28 @@ def test_generate_from_a_run(cli, answers, root: Path):
     assert answers[-1][1] is None
 
 
+def test_generate_with_the_best_checkpoint(cli, answers, root: Path):
+    run = make_run(root, story(end=FINISHED))
+    best = save_checkpoint(run, 10)
+    save_checkpoint(run, 20, best_checkpoint=best.name)
+    cli("generate", "last", "Hi", "--checkpoint", "best")
+    assert answers[-1][1].resolve() == best
+
+
+def test_generate_from_an_adapters_folder(cli, answers, root: Path, tmp_path: Path):
+    run = make_run(root, story(end=FINISHED))
+    folders = [run.adapter, save_checkpoint(run, 10), tmp_path / "stray"]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        (folder / "adapter_config.json").write_text("{}")
+    for folder in folders[:2]:
+        assert cli("generate", str(folder.relative_to(tmp_path)), "Hi").code == 0
+        assert answers[-1][1].resolve() == folder
+    stray = cli("generate", "./stray", "Hi")
+    assert stray.code == 2
+    assert "--adapter-path" in stray.err
+
+
 def test_generate_from_a_model(cli, answers, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("from stdin\n"))
     result = cli("generate", embedded.TINY_CHAT, "--json")
@@ -125,6 +147,7 @@ def test_generate_refuses(cli, answers, root: Path):
         ["last", "Hi", "--checkpoint", "step-9"],
         ["last", "Hi", "--base", "--checkpoint", "step-9"],
         ["tiny-chat", "Hi", "--base"],
+        ["last", ""],
     ):
         result = cli("generate", *arguments)
         assert (result.code, result.out) == (2, "")
@@ -163,3 +186,33 @@ def test_doctor_finds_an_unwritable_runs_folder(monkeypatch, tmp_path: Path):
     found = next(finding for finding in doctor.examine(tmp_path / "runs") if finding.name == "runs folder")
     assert found.state == "missing"
     assert "Permission denied" in found.value
+
+
+def test_what_to_type_works_without_a_path(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(naming, "which", lambda name: None)
+    binaries = tmp_path / ".venv" / "bin"
+    binaries.mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "main.py")])
+    monkeypatch.setattr(sys, "executable", str(binaries / "python"))
+    assert naming.program() == ".venv/bin/python -m mlx_align_cli.main"
+    for name in ("mlx-align", "mlx_lm.generate"):
+        (binaries / name).touch()
+        assert naming.program(name) == f".venv/bin/{name}"
+
+
+def test_errors_too_say_what_works_here(cli, monkeypatch, root: Path):
+    make_run(root)
+    monkeypatch.setattr("mlx_align_cli.errors.program", lambda: "bin/mlx-align")
+    assert "`bin/mlx-align runs ls` lists them" in cli("runs", "show", "nothing").err
+
+
+def test_help_has_examples_and_names_its_arguments(cli):
+    for command, words in (
+        ("orpo", "mlx-align orpo tiny-chat rows.jsonl"),
+        ("generate", "PROMPT"),
+        ("generate", "--checkpoint best"),
+        ("runs", "mlx-align runs resume last"),
+    ):
+        assert words in cli(command, "--help").out
+    assert "Runs to remove" in cli("runs", "rm", "--help").out
+    assert "PATH" in cli("config", "init", "--help").out

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 from example_run import FINISHED, STOPPED, FakeEngine, make_run, story
 
 from mlx_align import methods
-from mlx_align.runs import RunLock
+from mlx_align.runs import STOP, RunDirectory, RunLock
 
 
 @pytest.fixture
@@ -97,6 +98,7 @@ CONFLICTS = [
     (["--resume", "last", "--preset", "quick"], "--preset"),
     (["-c", "missing.toml"], "missing.toml"),
     (["rows.jsonl"], "mlx-align orpo tiny-chat rows.jsonl"),
+    (["rows.jsonl", "other-model"], "mlx-align orpo other-model rows.jsonl"),
 ]
 
 
@@ -108,6 +110,17 @@ def test_conflicts_are_one_clear_error(cli, engines, arguments: list[str], words
     assert result.err.startswith("error: ")
     assert words in result.err
     assert engines == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_run_that_is_coming_up_is_asked_to_stop(cli, engines, root: Path, monkeypatch, number):
+    from mlx_align.engine import launch
+
+    monkeypatch.setattr(launch, "launch", lambda run: signal.raise_signal(number))
+    result = cli("orpo")
+    assert result.code == 128 + number
+    assert result.err.count("the run saves a checkpoint and stops") == 1
+    assert RunDirectory(next(root.iterdir())).control.requested(STOP)
 
 
 def test_unknown_options_and_commands_are_usage_errors(cli):
@@ -133,3 +146,14 @@ def test_resume_refuses_what_cannot_be_resumed(cli, engines, root: Path):
         assert "is running" in cli("runs", "resume", stopped.name).err
     assert "there is no run" in cli("runs", "resume", "nothing").err
     assert engines == []
+
+
+def test_the_end_of_a_front_end_is_told_once(cli, monkeypatch, root: Path, engines):
+    from mlx_align.engine import launch
+
+    engine = FakeEngine([*story(3), lambda: signal.raise_signal(signal.SIGTERM)])
+    monkeypatch.setattr(launch, "launch", lambda run: engine)
+    result = cli("orpo")
+    assert result.code == 143
+    assert engine.asked == ["stop"]
+    assert result.err.count("ended by SIGTERM") == 1
