@@ -15,7 +15,7 @@ from mlx_align import embedded, methods
 from mlx_align.config import RunConfig
 from mlx_align.data import load_dataset
 from mlx_align.engine.launch import launch
-from mlx_align.errors import ConfigError, InterruptedRunError, UsageError, error_class
+from mlx_align.errors import InterruptedRunError, UsageError, error_class
 from mlx_align.events import Event, RunFailed, RunStopped
 from mlx_align.hub import ModelSource, resolve_model
 from mlx_align.runs import RunDirectory, create
@@ -48,11 +48,6 @@ def prepare(resolved: Resolved) -> RunDirectory:
         seed=config.train.seed,
     )
     _check_start(config)
-    if config.train.batch_size > len(dataset.train):
-        raise ConfigError(
-            f"a batch of {config.train.batch_size} rows cannot be made of {len(dataset.train)}",
-            where="train.batch_size",
-        )
     env = {
         **_model_facts(source),
         "data": str(data_path(config).resolve()),

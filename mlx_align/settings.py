@@ -34,10 +34,9 @@ EXCLUSIVE = (("train.epochs", "train.steps"),)
 PRESETS: dict[str, dict[str, Any]] = {
     # A first look: does this data teach this model anything?
     "quick": {
-        "train.steps": 100,
-        "eval.every": 50,
+        "train.steps": 120,
+        "eval.every": 40,
         "eval.rows": 64,
-        "adapter.rank": 8,
         "data.max_length": 1024,
     },
     # The defaults of the method and of the catalog, by name.

@@ -131,6 +131,9 @@ class Session:
                 f"{dataset.leaked} held-out prompts are in the training data too: evaluation looks too good."
             )
             self.report.alert("leak", text)
+        if len(train.examples) < self.config.train.batch_size:
+            text = f"There are only {len(train.examples)} rows: every batch is smaller than train.batch_size."
+            self.report.alert("few-rows", text)
         if len(valid.examples) < FEW:
             text = f"Evaluation stands on {len(valid.examples)} held-out rows: its figures are rough."
             self.report.alert("few-held-out", text)
