@@ -45,7 +45,7 @@ def manner() -> str:
     return "\n".join(
         [
             f"Measured with `make bench-demo` on {result['machine']}, mlx {result['versions']['mlx']}"
-            f" on the CPU: greedy answers to {result['prompts']} held-out prompts, judged by a deterministic rule.",
+            f" on the CPU: greedy answers to {result['prompts']} held-out prompts, judged by a fixed rule.",
             "",
             *lines,
         ]
