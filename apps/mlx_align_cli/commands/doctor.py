@@ -106,6 +106,7 @@ def examine(runs_dir: Path | None) -> list[Finding]:
         *(_library(name) for name in LIBRARIES),
         *_backend(),
         *_torch(),
+        *_macos(),
         _compiler(),
         _runs(runs_dir),
         Finding("hub cache", "ok", _hub_cache()),
@@ -167,6 +168,17 @@ def _openblas(advice: str | None) -> Finding:
 
     library = find_library("openblas")
     return Finding("openblas", "note" if advice else "ok", library or "not found", advice)
+
+
+def _macos() -> list[Finding]:
+    if platform.system() != "Darwin":
+        return []
+    from mlx_align_cli.commands import macos
+
+    return [
+        Finding("wired limit", "ok", macos.wired_limit(), macos.WIRED_ADVICE),
+        Finding("gpu watchdog", "note", "ends long GPU work", macos.WATCHDOG_ADVICE),
+    ]
 
 
 def _compiler() -> Finding:
