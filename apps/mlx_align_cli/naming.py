@@ -22,8 +22,8 @@ def runs_root(runs_dir: Path | None = None) -> Path:
     return Path(resolve(gather(None, flags=flags)).config.runs.dir).expanduser()
 
 
-def find_run(runs_dir: Path | None, name: str) -> RunDirectory:
-    """The run that a person means.
+def find_run(runs_dir: Path | None, name: str, *, exact: bool = False) -> RunDirectory:
+    """The run that a person means; `exact`: by its whole name, its path or "last".
 
     Raises:
         UsageError: there is none of this name, or none at all, or several fit.
@@ -32,7 +32,7 @@ def find_run(runs_dir: Path | None, name: str) -> RunDirectory:
 
     root = runs_root(runs_dir)
     try:
-        return find(root, name)
+        return find(root, name, exact=exact)
     except UsageError:
         if list_runs(root):
             raise

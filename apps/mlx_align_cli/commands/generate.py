@@ -125,7 +125,7 @@ def find_subject(name: str, runs_dir: Path | None, checkpoint: str | None, base:
         raise UsageError(error.message, where=error.where, hint=hint) from None
     config, folder = run.config(), Path(str(run.env().get("model_folder", "")))
     if not (folder / "config.json").is_file():
-        folder = resolve_model(config.model.path, config.model.revision).folder
+        folder = resolve_model(config.model.path, run.env().get("commit") or config.model.revision).folder
     return Subject(config, folder, None if base else adapter_of(run, checkpoint))
 
 

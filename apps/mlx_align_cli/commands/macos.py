@@ -6,13 +6,13 @@ import subprocess
 
 WIRED_KEY = "iogpu.wired_limit_mb"
 WIRED_ADVICE = (
-    "mlx-align leaves this limit as it is, because raising it has ended in kernel panics (mlx issue 3186). If a "
-    f"model almost fits, `sudo sysctl {WIRED_KEY}=N` raises it until the next start, at your own risk."
+    "mlx-align leaves this limit as it is, because raising it has ended in kernel panics (mlx issue 3186). "
+    f"If a model almost fits, `sudo sysctl {WIRED_KEY}=N` raises it until the next start, at your risk."
 )
 WATCHDOG_ADVICE = (
-    "macOS ends GPU work that takes too long while a display is on; the run then ends with exit code 6 and can "
-    "be resumed. Use shorter sequences (data.max_length), let the display sleep and run under `caffeinate -i`. "
-    "As a last resort set AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 in the environment (mlx issue 3267)."
+    "macOS ends GPU work that takes too long while a display is on; the run then ends with exit code 6 "
+    "and can be resumed. Use shorter sequences (data.max_length), let the display sleep and run under "
+    "`caffeinate -i`. As a last resort set AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 (mlx issue 3267)."
 )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = options.examples(
     "mlx-align runs ls",
     "mlx-align runs resume last",
-    "mlx-align runs rm 0102-030900 --yes",
+    "mlx-align runs rm 0102-030900",
 )
 app = typer.Typer(no_args_is_help=True, help="List, follow, stop, resume and remove runs.", epilog=EXAMPLES)
 DOOMED = typer.Argument(
@@ -90,7 +90,9 @@ def rm(
 
     if not runs and not failed:
         raise UsageError("no run is named", where="RUN", hint="Name one or more, or give --failed.")
-    chosen = [naming.find_run(runs_dir, name) for name in runs or []] + (_failed(runs_dir) if failed else [])
+    # What nobody is asked about must be named in full.
+    named = [naming.find_run(runs_dir, name, exact=yes) for name in runs or []]
+    chosen = named + (_failed(runs_dir) if failed else [])
     found = list({run.path: run for run in chosen}.values())
     for run in found:
         if run.is_running():
