@@ -65,7 +65,23 @@ def verified() -> str:
     for method in METHODS:
         cells = [_cell(method, by_device.get(device, [])) for device in DEVICES]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *(_parity(path.name) for path in sorted(RESULTS.glob("parity-*.json")))])
+
+
+def _parity(name: str) -> str:
+    """One sentence for one result of tests/bench/cuda_parity.py."""
+    result = read(name)
+    logps = result["a. log-probabilities, largest absolute difference"]
+    trl = result["c. loss or gradient against TRL, largest relative difference"]
+    run = result["d. loss over 30 steps, largest relative difference"]
+    numbers = [value for value in logps.values() if isinstance(value, float)]
+    sentence = (
+        f"- `{result['device']}` against `{result['reference']}`: log-probabilities of {', '.join(logps)}"
+        f" differ by at most {max(numbers):.0e}, the losses of a 30-step run by {run:.0e}"
+    )
+    if isinstance(trl, dict):
+        sentence += f"; loss or gradient from TRL's own trainers by at most {max(trl.values()):.0e}"
+    return f"{sentence}."
 
 
 def _cell(method: str, reports: list[dict[str, Any]]) -> str:
