@@ -111,7 +111,7 @@ def ours(method: str, hp: dict[str, Any], policy: Policy) -> tuple[float, State,
     """Loss, adapter gradient and the adapter they belong to."""
     objective = support.objective(method, **hp)
     state = policy.adapter_state()
-    examples = support.examples()[:ROWS]
+    examples = support.examples(objective.method.rows)[:ROWS]
     scores_prompt = objective.method.scores_prompt(objective.hp)
     ref = None
     if objective.method.needs_reference:
