@@ -31,7 +31,7 @@ def manner() -> str:
     """What alignment does to the embedded model."""
     result = read("manner.json")
     lines = [
-        "| method | crisp answers before | after, three seeds | held-out accuracy | seconds |",
+        "| method | crisp answers before | after, three seeds | held-out accuracy | seconds, all in |",
         "|---|---|---|---|---|",
     ]
     for method in ("orpo", "dpo", "simpo"):
