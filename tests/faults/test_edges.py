@@ -20,7 +20,7 @@ from mlx_align.errors import InterruptedRunError
 from mlx_align.events import Event, Phase, RunStarted
 from mlx_align.runs import Control, RunDirectory
 from tests import support
-from tests.faults.test_kill import assert_same
+from tests.same_run import assert_same
 
 
 def accumulate_with(monkeypatch: pytest.MonkeyPatch, spoil: Any) -> None:

@@ -7,14 +7,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from mlx_align.engine.launch import launch
 from mlx_align.events import Event, Phase, RunStarted
 from mlx_align.runs import RunDirectory
 from tests import support
+from tests.same_run import assert_same
 
 SETTINGS: dict[str, Any] = {
     "train__steps": 120,
@@ -24,34 +23,6 @@ SETTINGS: dict[str, Any] = {
     "checkpoint__every": 3,
 }
 KILLS = 20
-UNTIMED = {"v", "seq", "attempt", "t", "seconds"}
-
-
-def metrics_of(run: RunDirectory) -> list[dict[str, Any]]:
-    """Everything measured, in order, without times; a stop adds checkpoints, so those may differ."""
-    state = run.state()
-    assert state.status == "finished", run.log.read_text()
-    events: list[Event] = [*state.steps, *state.evals, *state.samples]
-    return [event.model_dump(exclude=UNTIMED) for event in events]
-
-
-def arrays_of(run: RunDirectory) -> dict[str, np.ndarray]:
-    latest = run.checkpoints().latest()
-    assert latest is not None
-    files = (
-        latest / "adapters.safetensors",
-        latest / "training.safetensors",
-        run.adapter / "adapters.safetensors",
-    )
-    return {f"{path.name} {name}": value for path in files for name, value in load_file(path).items()}
-
-
-def assert_same(run: RunDirectory, undisturbed: RunDirectory) -> None:
-    assert metrics_of(run) == metrics_of(undisturbed)
-    want, got = arrays_of(undisturbed), arrays_of(run)
-    assert got.keys() == want.keys()
-    for name, value in want.items():
-        np.testing.assert_array_equal(got[name], value, err_msg=name)
 
 
 def kill_after(run: RunDirectory, first: type[Event], seconds: float) -> None:

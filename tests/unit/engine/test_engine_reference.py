@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import same_run
 
 from mlx_align.engine import reference
 from mlx_align.errors import AlignError
 from mlx_align.events import Event, Step
 from mlx_align.runs import STOP
-from tests import support
+from tests import same_run, support
 
 OnEvent = Callable[[Callable[[Event], None]], None]
 

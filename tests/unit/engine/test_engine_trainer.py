@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import same_run
 from safetensors.numpy import load_file
 
 from mlx_align.engine import trainer
 from mlx_align.events import Checkpoint, Eval, Event, Phase, RunFailed, RunFinished, RunStopped, Step
 from mlx_align.runs import CHECKPOINT, STOP, RunDirectory
-from tests import support
+from tests import same_run, support
 
 OnEvent = Callable[[Callable[[Event], None]], None]
 

@@ -23,13 +23,18 @@ def arrays(run: RunDirectory) -> dict[str, np.ndarray]:
 
 
 def measured(run: RunDirectory) -> list[dict[str, Any]]:
-    """Every step and evaluation, without what may differ: numbers of lines, attempts and times."""
+    """Every step, evaluation and sample, without what may differ: line numbers, attempts and times."""
     state = run.state()
     untimed = {"v", "seq", "attempt", "t", "seconds"}
-    return [event.model_dump(exclude=untimed) for event in (*state.steps, *state.evals)]
+    return [event.model_dump(exclude=untimed) for event in (*state.steps, *state.evals, *state.samples)]
 
 
 def assert_same(run: RunDirectory, other: RunDirectory) -> None:
+    """Both runs have finished, and agree in all that was measured and all that was trained."""
+    for each in (run, other):
+        assert each.state().status == "finished", (
+            each.log.read_text() if each.log.exists() else each.state().end
+        )
     assert measured(run) == measured(other)
     got, want = arrays(run), arrays(other)
     assert got.keys() == want.keys()
