@@ -31,6 +31,8 @@ class Batch:
             `branch_mask`, except for a method that also scores the prompt (`Method.scores_prompt`):
             then the branches begin at the prompt's second token.
         branch_row: (N,) int32. Which prompt each branch continues.
+        scored: (M,) int32, M <= N * T. The positions of the flat (N * T) grid that the head is computed for:
+            first, ascending, every one that `branch_mask` marks, then others to fill M; none appears twice.
         ref_logps: (N, T) float32 log-probabilities under the reference policy, or None.
         rows: the B row names ("file:line"), so that an alert can name them.
     """
@@ -41,6 +43,7 @@ class Batch:
     branch_mask: Array
     response_mask: Array
     branch_row: Array
+    scored: Array
     ref_logps: Array | None
     rows: tuple[str, ...]
 
@@ -61,6 +64,10 @@ class Batch:
     def tokens(self) -> int:
         """Real tokens in the batch, each prompt once: the honest unit of throughput."""
         return int(self.prompt_lens.sum()) + int(self.branch_mask.sum())
+
+    def padded(self) -> int:
+        """Token slots that are computed, padding included: B * P + N * T."""
+        return int(self.prompt_ids.size + self.branch_ids.size)
 
     def map(self, convert: Callable[[Array], Array]) -> Batch:
         """The same batch with every array converted, for example to a framework's own type."""

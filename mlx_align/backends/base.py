@@ -6,10 +6,10 @@ cross this border as named numpy arrays, so checkpoints do not depend on the fra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from mlx_align.batch import Batch
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
 from mlx_align.methods.base import Hyperparameters, Method
 
+T = TypeVar("T")
 State = dict[str, NDArray[Any]]
 """Named arrays: the neutral form of adapters, optimiser slots and gradients."""
 
@@ -60,11 +61,55 @@ class Update:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes in use now, at the highest, and what the machine can give (0: unknown)."""
+    """Bytes in use now, at the highest, and what the machine can give (0: unknown); graphs traced so far."""
 
     active: int
     peak: int
     limit: int
+    traces: int = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """Arrays alive only while one layer is differentiated, counted in arrays of one kind.
+
+    Attributes:
+        scores: (heads, queries, keys) attention scores.
+        wide: (tokens, the MLP's width).
+        narrow: (tokens, the model's width).
+    """
+
+    scores: float
+    wide: float
+    narrow: float
+
+
+@dataclass(frozen=True)
+class MemoryHabits:
+    """How a backend uses memory on its device: what `engine.planning` cannot know by itself.
+
+    Attributes:
+        float_bytes: of one weight and one activation; None: as the model's files have them.
+        widens: whether norms and rotations, for want of fused kernels, are computed and kept in float32.
+        chunk_positions: vocabulary -> positions whose logits exist at a time.
+        head_copies: arrays as large as such a chunk, in float32, that are alive at a time: where all scored
+            positions are one chunk, where there are several, and where no gradient is wanted.
+        gated: activation's name -> arrays as wide as the MLP that act(gate(x)) * up(x) keeps.
+        work: while a layer is differentiated.
+        work_again: the same where the layer is computed a second time first.
+        side_by_side: sequences that are decoded together.
+        reserve: what `MemoryUse.limit` counts but the operating system and the process itself need.
+    """
+
+    float_bytes: int | None
+    widens: bool
+    chunk_positions: Callable[[int], int]
+    head_copies: tuple[float, float, float]
+    gated: Mapping[str, int]
+    work: Work
+    work_again: Work
+    side_by_side: int
+    reserve: int
 
 
 @dataclass(frozen=True)
@@ -80,8 +125,51 @@ class Generation:
         return self.token_ids[:-1] if self.finished else self.token_ids
 
 
+class World(Protocol):
+    """The ranks that train together: processes on several machines or GPUs, each with the whole model.
+
+    Every rank makes the same calls in the same order; a call returns when all ranks have made it.
+
+    Attributes:
+        rank: which of them this process is; rank 0 speaks and writes for all.
+        size: how many there are.
+    """
+
+    rank: int
+    size: int
+
+    def gather(self, value: T) -> list[T]:
+        """What every rank gave, by rank. The values are made of JSON's types, and numbers stay exact."""
+
+    def sum(self, state: State) -> State:
+        """The arrays of all ranks added up; every rank gives the same names, shapes and types."""
+
+
+class Alone:
+    """The `World` of a single process."""
+
+    rank, size = 0, 1
+
+    def gather(self, value: T) -> list[T]:
+        """The value."""
+        return [value]
+
+    def sum(self, state: State) -> State:
+        """The state."""
+        return state
+
+
+ALONE = Alone()
+
+
 class Policy(Protocol):
-    """A base model and its trainable adapter."""
+    """A base model and its trainable adapter.
+
+    Attributes:
+        notes: what this model does not allow in the usual, faster way, as sentences for a person.
+    """
+
+    notes: tuple[str, ...]
 
     def trainable_parameters(self) -> int:
         """How many numbers are trained."""
@@ -103,6 +191,13 @@ class Policy(Protocol):
             counts: term name -> denominator over the whole accumulation window.
             seed: seeds what is random in the forward pass (dropout). It is derived from the data position,
                 so a resumed run draws the same numbers without saving a generator's state.
+        """
+
+    def join(self, world: World) -> None:
+        """From now on sum the gradient over these ranks: before each update, and in `training_state`.
+
+        Raises:
+            UsageError: this backend cannot.
         """
 
     def update(self, learning_rate: float) -> Update:
@@ -158,6 +253,12 @@ class Backend(Protocol):
 
     def advice(self) -> str | None:
         """One sentence about something that makes this machine slow and how to mend it, or None."""
+
+    def memory(self) -> MemoryUse:
+        """Memory in use, and what the device can give."""
+
+    def habits(self) -> MemoryHabits | None:
+        """How it uses memory, or None where nobody has measured that."""
 
     def load_policy(
         self, model: Path, adapter: AdapterConfig, optim: OptimConfig | None, seed: int

@@ -6,6 +6,7 @@ from mlx_align.data.batching import BatchPlan, collate, eval_batches
 from mlx_align.data.jsonl import read_jsonl
 from mlx_align.data.lint import Finding, lint
 from mlx_align.data.rows import Message, Row, parse_row
+from mlx_align.data.shapes import Shape, Sizes
 from mlx_align.data.sources import Dataset, load_dataset
 from mlx_align.data.templates import ChatTokenizer, Tokenizer, wrap_tokenizer
 from mlx_align.data.tokenizing import Example, Tokenized, TooLong, render_prompt, tokenize_rows
@@ -18,6 +19,8 @@ __all__ = [
     "Finding",
     "Message",
     "Row",
+    "Shape",
+    "Sizes",
     "Tokenized",
     "Tokenizer",
     "TooLong",

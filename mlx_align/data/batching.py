@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_align.batch import Batch
+from mlx_align.config import TrainConfig
+from mlx_align.data.packing import Packing, by_rows, by_tokens
+from mlx_align.data.shapes import LENGTH_STEP, PASS_SHAPES, TRAIN_SHAPES, Ints, Shape, Shapes, Sizes
 from mlx_align.data.tokenizing import Example
-
-WINDOW = 16
-"""Batches whose rows are sorted by length together: enough to save most padding, few enough to be random."""
 
 
 def collate(
@@ -21,7 +21,8 @@ def collate(
     *,
     scores_prompt: bool = False,
     ref_logps: Sequence[Sequence[NDArray[np.float32]]] | None = None,
-    pad_to: int = 16,
+    shape: Shape | None = None,
+    pad_to: int = LENGTH_STEP,
 ) -> Batch:
     """One Batch of numpy arrays; see `mlx_align.batch.Batch` for their shapes.
 
@@ -30,84 +31,152 @@ def collate(
         scores_prompt: score the prompt's tokens too: each branch then begins at the prompt's second token.
         ref_logps: for each example, for each branch, one float32 array as long as the branch: the
             reference's log-probabilities. Padded with 0.
-        pad_to: P and T are rounded up to a multiple of this, because every new shape is a new trace.
+        shape: what to pad to; None: the smallest that holds the rows.
+        pad_to: P and T of that smallest shape are multiples of this.
 
     Raises:
-        ValueError: reference log-probabilities that do not fit their branches.
+        ValueError: the rows do not fit the shape, or reference log-probabilities their branches.
     """
     answers = [(row, answer) for row, example in enumerate(examples) for answer in example.branch_ids]
     prompts = [example.prompt_ids[:1] if scores_prompt else example.prompt_ids for example in examples]
     leads = [example.prompt_ids[1:] if scores_prompt else () for example in examples]
     branches = [leads[row] + answer for row, answer in answers]
     responses = [[0] * len(leads[row]) + [1] * len(answer) for row, answer in answers]
-    prompt_width = 1 if scores_prompt else _round_up(max(map(len, prompts)), pad_to)
-    width = _round_up(max(map(len, branches)), pad_to)
+    smallest = _smallest(Sizes.of(examples, scores_prompt=scores_prompt), pad_to)
+    shape = smallest if shape is None else shape
+    if not shape.holds(smallest):
+        raise ValueError(f"a batch that needs {smallest} cannot be padded to {shape}")
+    mask = _pad([[1] * len(branch) for branch in branches], shape.branch, np.float32)
     return Batch(
-        prompt_ids=_pad(prompts, prompt_width, np.int32),
+        prompt_ids=_pad(prompts, shape.prompt, np.int32),
         prompt_lens=np.array([len(prompt) for prompt in prompts], dtype=np.int32),
-        branch_ids=_pad(branches, width, np.int32),
-        branch_mask=_pad([[1] * len(branch) for branch in branches], width, np.float32),
-        response_mask=_pad(responses, width, np.float32),
+        branch_ids=_pad(branches, shape.branch, np.int32),
+        branch_mask=mask,
+        response_mask=_pad(responses, shape.branch, np.float32),
         branch_row=np.array([row for row, _ in answers], dtype=np.int32),
-        ref_logps=None if ref_logps is None else _pad(_fitting(ref_logps, branches), width, np.float32),
+        scored=_scored(mask, shape.scored),
+        ref_logps=None
+        if ref_logps is None
+        else _pad(_fitting(ref_logps, branches), shape.branch, np.float32),
         rows=tuple(example.name for example in examples),
     )
 
 
 class BatchPlan:
-    """An endless sequence of micro-batches, addressed by position: a pure function of (seed, position).
+    """A run's micro-batches and their shapes by position, counted from 0 over all epochs.
 
-    Every epoch is a fresh permutation that has every row exactly once. Rows of similar length share a
-    batch, and the batches come in random order; an epoch's smaller last batch is kept.
+    A pure function of (rows, configuration, position). Every epoch is a fresh permutation that has every row
+    exactly once, in the same number of batches. Rows of similar shape share a batch, and the batches come in
+    random order.
 
     Args:
-        lengths: tokens of each row.
-        batch_size: rows in a batch.
-        seed: the same seed gives the same sequence.
+        sizes: of the training rows.
+        config: how many rows or tokens a rank's batch has, how long the run is, and its seed.
+        rank: whose part of every batch this is.
+        ranks: among how many every batch is divided. All of them together read the batches of a single rank
+            with so many times as many rows or tokens.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self._lengths = np.asarray(lengths)
-        self._batch_size = batch_size
-        self._seed = seed
-        self._epoch = -1
-        self._batches: list[tuple[int, ...]] = []
+    def __init__(self, sizes: Sizes, config: TrainConfig, rank: int = 0, ranks: int = 1) -> None:
+        self._sizes, self._config, self._rank, self._ranks = sizes, config, rank, ranks
+        self._packing = _packing(sizes, config, TRAIN_SHAPES, ranks)
+        self._epoch, (self._order, self._which) = 0, self._arranged(0)
+        self.shapes = self._planned()
 
     @property
     def per_epoch(self) -> int:
         """Micro-batches in one pass over the rows."""
-        return math.ceil(len(self._lengths) / self._batch_size)
+        return len(self._packing.groups)
+
+    @property
+    def end(self) -> int:
+        """Micro-batches in the whole run."""
+        if self._config.steps is not None:
+            return self._config.steps * self._config.accumulate
+        epochs = self._config.epochs or 0.0  # the config has exactly one of the two
+        return max(1, math.ceil(epochs * self.per_epoch))
+
+    @property
+    def oversized(self) -> tuple[int, ...]:
+        """The rows that are above `tokens_per_batch` although each is a batch of its own."""
+        return tuple(np.flatnonzero(self._packing.oversized).tolist())
 
     def indices(self, position: int) -> tuple[int, ...]:
-        """The rows of micro-batch number `position`, counted from 0 over all epochs."""
+        """The rank's rows of a micro-batch; there may be none if there are several ranks."""
+        return self.all_indices(position)[self._rank :: self._ranks]
+
+    def all_indices(self, position: int) -> tuple[int, ...]:
+        """The rows of a micro-batch, of all ranks."""
         epoch, within = divmod(position, self.per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._batches = epoch, self._plan(epoch)
-        return self._batches[within]
+            self._epoch, (self._order, self._which) = epoch, self._arranged(epoch)
+        batch = self._which[within]
+        start, stop = self._packing.bounds[batch : batch + 2]
+        return tuple(self._order[start:stop].tolist())
 
-    def _plan(self, epoch: int) -> list[tuple[int, ...]]:
-        generator = np.random.default_rng([self._seed, epoch])
-        order = generator.permutation(len(self._lengths))
-        window = WINDOW * self._batch_size
-        batches: list[tuple[int, ...]] = []
-        for start in range(0, len(order), window):
-            rows = order[start : start + window]
-            by_length = rows[np.argsort(self._lengths[rows], kind="stable")]
-            batches += _chunks(by_length.tolist(), self._batch_size)
-        return [batches[which] for which in generator.permutation(len(batches))]
+    def shape(self, position: int) -> Shape:
+        """The shape that a micro-batch is padded to; the position must lie in the run."""
+        rows = np.array(self.indices(position))
+        return self.shapes.fit(self._sizes.natural(rows, np.array([0, len(rows)]))[0])
+
+    def _arranged(self, epoch: int) -> tuple[Ints, Ints]:
+        """(R,) an epoch's rows, batch after batch, and (batches,) the order in which the batches come."""
+        generator = np.random.default_rng([self._config.seed, epoch])
+        order = self._packing.arrange(generator.permutation(len(self._sizes)))
+        return order, generator.permutation(self.per_epoch)
+
+    def _planned(self) -> Shapes:
+        """The shapes of all batches of the run."""
+        own, rows = self._packing.part(self._rank, self._ranks)
+        if not own.any():
+            return Shapes((), self._sizes.branches)
+        bounds = np.append(0, np.cumsum(rows[rows > 0]))
+        natural, groups = [], []
+        for epoch in range(math.ceil(self.end / self.per_epoch)):
+            order, which = self._arranged(epoch)
+            which = which[: self.end - epoch * self.per_epoch]
+            needs = np.zeros((len(rows), 4), np.int64)
+            needs[rows > 0] = self._sizes.natural(order[own], bounds)
+            natural.append(needs[which[rows[which] > 0]])
+            groups.append(self._packing.groups[which[rows[which] > 0]])
+        every = np.concatenate(natural), np.concatenate(groups)
+        return Shapes.planned(*every, TRAIN_SHAPES, self._sizes.branches)
 
 
-def eval_batches(lengths: Sequence[int], batch_size: int) -> list[tuple[int, ...]]:
-    """Every row once, in order of length: the least padding, and the same order every time."""
-    return _chunks(sorted(range(len(lengths)), key=lambda row: lengths[row]), batch_size)
+def eval_batches(
+    examples: Sequence[Example], config: TrainConfig, *, scores_prompt: bool = False
+) -> list[tuple[tuple[int, ...], Shape]]:
+    """All rows once, in batches of similar shape, with the shape that each is padded to by `collate`.
+
+    For every pass without a gradient, over the held-out rows or (for the reference) over the training rows.
+    A pass has at most PASS_SHAPES shapes, and the same rows give the same batches every time.
+
+    Args:
+        examples: the rows; there may be none.
+        config: how many rows or tokens a batch has.
+        scores_prompt: `collate`'s.
+    """
+    if not examples:
+        return []
+    sizes = Sizes.of(examples, scores_prompt=scores_prompt)
+    packing = _packing(sizes, config, PASS_SHAPES)
+    order = packing.arrange(np.argsort(sizes.lengths, kind="stable"))
+    natural = sizes.natural(order, packing.bounds)
+    shapes = Shapes.planned(natural, packing.groups, PASS_SHAPES, sizes.branches)
+    batches = [tuple(rows.tolist()) for rows in np.split(order, packing.bounds[1:-1])]
+    return [(rows, shapes.fit(needed)) for rows, needed in zip(batches, natural, strict=True)]
 
 
-def _chunks(rows: Sequence[int], size: int) -> list[tuple[int, ...]]:
-    return [tuple(rows[start : start + size]) for start in range(0, len(rows), size)]
+def _packing(sizes: Sizes, config: TrainConfig, shapes: int, ranks: int = 1) -> Packing:
+    if config.tokens_per_batch is not None:
+        return by_tokens(sizes, ranks * config.tokens_per_batch, shapes)
+    return by_rows(sizes, ranks * (config.batch_size or 1))  # the config has exactly one of the two
 
 
-def _round_up(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple
+def _smallest(sizes: Sizes, pad_to: int = LENGTH_STEP) -> Shape:
+    """The smallest shape that holds all these rows."""
+    (natural,) = sizes.natural(np.arange(len(sizes)), np.array([0, len(sizes)]), pad_to).tolist()
+    return Shape(*natural)
 
 
 def _pad(rows: Sequence[Sequence[Any] | NDArray[Any]], width: int, dtype: type[np.generic]) -> NDArray[Any]:
@@ -116,6 +185,11 @@ def _pad(rows: Sequence[Sequence[Any] | NDArray[Any]], width: int, dtype: type[n
     for target, row in zip(out, rows, strict=True):
         target[: len(row)] = row
     return out
+
+
+def _scored(mask: NDArray[np.float32], count: int) -> NDArray[np.int32]:
+    """(count,) distinct positions of the flat mask: the marked ones first, each kind in ascending order."""
+    return np.argsort(mask.reshape(-1) == 0, kind="stable")[:count].astype(np.int32)
 
 
 def _fitting(

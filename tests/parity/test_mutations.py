@@ -29,6 +29,7 @@ class Mutation:
 
 LOSSES = "tests/unit/methods/test_losses.py"
 INVARIANCE = "tests/property/test_invariance.py"
+FORWARD = "tests/unit/backends/test_mlx_forward.py"
 MUTATIONS = {
     "prompt tokens scored as response": Mutation(
         "mlx_align/data/batching.py",
@@ -38,9 +39,27 @@ MUTATIONS = {
     ),
     "mask shifted by one": Mutation(
         "mlx_align/backends/mlx/forward.py",
-        "positions = starts[:, None] - 1 + ",
-        "positions = starts[:, None] + ",
+        'inputs["starts"][row] - 1 + ',
+        'inputs["starts"][row] + ',
+        (FORWARD, "-k", "single_sequences and qwen2"),
+    ),
+    "last prompt token read with the prompt": Mutation(
+        "mlx_align/backends/sequences.py",
+        "lens = (batch.prompt_lens - 1)[batch.branch_row]",
+        "lens = batch.prompt_lens[batch.branch_row]",
         (f"{INVARIANCE}::test_logps_are_those_of_the_single_sequence",),
+    ),
+    "no gradient through the prompt's keys and values": Mutation(
+        "mlx_align/backends/mlx/checkpointing.py",
+        "held = [] if cache is None else cache.held()",
+        "held = [] if cache is None else [mx.stop_gradient(x) for x in cache.held()]",
+        (FORWARD, "-k", "checkpointing_changes and qwen3-layers"),
+    ),
+    "softmax over a chunk's slopes forgotten": Mutation(
+        "mlx_align/backends/mlx/selected.py",
+        "mx.put_along_axis(-self._others, self._top,",
+        "mx.put_along_axis(0 * self._others, self._top,",
+        ("tests/unit/backends/test_mlx_selected.py", "-k", "without_bias"),
     ),
     "ORPO without log(1 - p)": Mutation(
         "mlx_align/methods/orpo.py",
@@ -61,9 +80,9 @@ MUTATIONS = {
         (LOSSES, "-k", "dpo and float32_holds"),
     ),
     "micro-batch means instead of token weights": Mutation(
-        "mlx_align/backends/mlx/policy.py",
+        "mlx_align/backends/mlx/step.py",
         "sum(loss.sums[term] / counts[term] for term in loss.sums)",
-        "sum(loss.sums[term] / objective.method.counts(batch, objective.hp)[term] for term in loss.sums)",
+        "sum(loss.sums[term] / arrays['response_mask'].sum() for term in loss.sums)",
         (INVARIANCE, "-k", "batching and sft"),
     ),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_align.batch import Batch
-from mlx_align.data import BatchPlan, Example, collate, eval_batches
+from mlx_align.config import TrainConfig
+from mlx_align.data import BatchPlan, Example, Shape, Sizes, collate
 
-LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=80)
+LENGTHS = st.lists(st.integers(2, 500), min_size=1, max_size=80)
 SIZES = st.integers(1, 9)
-SEEDS = st.integers(0, 2**40)
+SEEDS = st.integers(0, 2**31 - 1)
 TOKENS = st.lists(st.integers(1, 999), min_size=1, max_size=40).map(tuple)
 
 
@@ -30,29 +31,28 @@ def example_lists(draw: st.DrawFn) -> list[Example]:
     ]
 
 
+def sizes_of(lengths: list[int]) -> Sizes:
+    """Rows of these lengths, half of them prompt."""
+    whole = np.array(lengths)
+    return Sizes(whole - whole // 2, whole // 2, whole // 2, branches=1)
+
+
+def plan_of(lengths: list[int], size: int, seed: int, epochs: float = 6.0) -> BatchPlan:
+    return BatchPlan(sizes_of(lengths), TrainConfig(batch_size=size, seed=seed, epochs=epochs))
+
+
 @given(LENGTHS, SIZES, SEEDS, st.integers(0, 5))
 def test_every_epoch_has_every_row_once(lengths: list[int], size: int, seed: int, epoch: int) -> None:
-    plan = BatchPlan(lengths, size, seed)
+    plan = plan_of(lengths, size, seed)
     assert plan.per_epoch == math.ceil(len(lengths) / size)
     batches = [plan.indices(epoch * plan.per_epoch + i) for i in range(plan.per_epoch)]
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     assert sorted(map(len, batches), reverse=True)[:-1] == [size] * (plan.per_epoch - 1)
 
 
-@given(LENGTHS, SIZES, SEEDS, st.lists(st.integers(0, 300), min_size=1, max_size=12))
-def test_a_position_means_the_same_batch_in_whatever_order_it_is_asked(
-    lengths: list[int], size: int, seed: int, positions: list[int]
-) -> None:
-    plan = BatchPlan(lengths, size, seed)
-    forward = [plan.indices(position) for position in positions]
-    backward = [plan.indices(position) for position in reversed(positions)][::-1]
-    fresh = [BatchPlan(lengths, size, seed).indices(position) for position in positions]
-    assert forward == backward == fresh
-
-
 def test_epochs_and_seeds_differ() -> None:
     def epoch(seed: int, number: int) -> list[tuple[int, ...]]:
-        plan = BatchPlan([10] * 64, 4, seed)
+        plan = plan_of([10] * 64, 4, seed)
         return [plan.indices(number * plan.per_epoch + i) for i in range(plan.per_epoch)]
 
     assert epoch(0, 0) != epoch(0, 1)
@@ -60,22 +60,13 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 def test_rows_of_similar_length_share_a_batch_and_batches_are_not_in_order_of_length() -> None:
-    lengths = [int(n) for n in np.random.default_rng(0).integers(1, 1000, size=640)]
-    plan = BatchPlan(lengths, 8, seed=0)
+    lengths = [int(n) for n in np.random.default_rng(0).integers(2, 1000, size=640)]
+    plan = plan_of(lengths, 8, seed=0)
     batches = [[lengths[row] for row in plan.indices(i)] for i in range(plan.per_epoch)]
     padding = sum(max(batch) * len(batch) - sum(batch) for batch in batches) / sum(lengths)
     assert padding < 0.1  # about 0.8 without sorting
     first = [batch[0] for batch in batches[:16]]
     assert first != sorted(first)
-
-
-@given(LENGTHS, SIZES)
-def test_evaluation_reads_every_row_once_in_order_of_length(lengths: list[int], size: int) -> None:
-    batches = eval_batches(lengths, size)
-    rows = [row for batch in batches for row in batch]
-    assert Counter(rows) == Counter(range(len(lengths)))
-    assert [lengths[row] for row in rows] == sorted(lengths)
-    assert {len(batch) for batch in batches[:-1]} <= {size}
 
 
 def unpad(ids: np.ndarray, mask: np.ndarray) -> list[tuple[int, ...]]:
@@ -101,11 +92,47 @@ def test_unpadding_a_batch_gives_the_examples_back(examples: list[Example], pad_
     assert batch.branch_row.tolist() == [row for row in range(len(examples)) for _ in range(k)]
     assert (batch.size, batch.branches) == (len(examples), k)
     assert batch.rows == tuple(example.name for example in examples)
-    assert batch.prompt_ids.shape[1] % pad_to == batch.branch_ids.shape[1] % pad_to == 0
+    assert batch.branch_ids.shape[1] % pad_to == 0
+    width = batch.prompt_ids.shape[1]
+    assert width % pad_to == 0 or width == max(len(example.prompt_ids) for example in examples) == 1
     assert batch.ref_logps is None
-    ids = (batch.prompt_ids, batch.prompt_lens, batch.branch_ids, batch.branch_row)
+    ids = (batch.prompt_ids, batch.prompt_lens, batch.branch_ids, batch.branch_row, batch.scored)
     assert {array.dtype for array in ids} == {np.dtype(np.int32)}
     assert {batch.branch_mask.dtype, batch.response_mask.dtype} == {np.dtype(np.float32)}
+
+
+@given(example_lists(), st.booleans(), st.tuples(*[st.integers(0, 50)] * 3))
+def test_the_scored_positions_are_the_marked_ones_and_then_others(
+    examples: list[Example], scores_prompt: bool, more: tuple[int, int, int]
+) -> None:
+    small = collate(examples, scores_prompt=scores_prompt)
+    n, t = small.branch_ids.shape
+    shape = Shape(small.size, small.prompt_ids.shape[1] + more[0], t + more[1], len(small.scored) + more[2])
+    shape = replace(shape, scored=min(shape.scored, n * shape.branch))
+    for batch, width, count in ((small, t, len(small.scored)), (collate(
+        examples, scores_prompt=scores_prompt, shape=shape), shape.branch, shape.scored)):  # fmt: skip
+        assert batch.branch_ids.shape == (n, width)
+        assert batch.scored.shape == (count,)
+        marked = np.flatnonzero(batch.branch_mask)
+        assert batch.scored[: len(marked)].tolist() == marked.tolist()
+        assert len(set(batch.scored.tolist())) == count <= n * width
+        assert set(batch.scored.tolist()) <= set(range(n * width))
+        assert batch.padded() == batch.size * batch.prompt_ids.shape[1] + n * width >= batch.tokens()
+
+
+def test_a_shape_that_is_too_small_is_refused() -> None:
+    example = Example("d.jsonl:1", (1, 2), ((3,) * 20,), "", "", ("a",))
+    shape = Shape(1, 16, 32, 32)
+    assert collate([example], shape=shape).branch_ids.shape == (1, 32)
+    small = [
+        replace(shape, rows=2),
+        replace(shape, prompt=1),
+        replace(shape, branch=16),
+        replace(shape, scored=16),
+    ]
+    for other in small:
+        with pytest.raises(ValueError, match="cannot be padded"):
+            collate([example], shape=other)
 
 
 @given(example_lists())

@@ -13,14 +13,18 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
-from mlx_align.backends.base import MemoryUse
+from mlx_align.backends.base import MemoryHabits, MemoryUse
 from mlx_align.backends.mlx import adapters, blas
+from mlx_align.backends.mlx.habits import habits
 from mlx_align.backends.mlx.policy import MlxPolicy
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
 from mlx_align.errors import UsageError
 
-CACHE_BYTES = 2 << 30
+CACHE_BYTES, CACHE_SHARE = 2 << 30, 1 / 8
 """MLX keeps freed buffers for reuse; without a limit that cache can grow to all of memory."""
+MEMORY_SHARE = 0.95
+"""Above this share of what the device can give, MLX waits for running work to end before it allocates. The
+wired limit is left alone: raising it has been seen to end in kernel panics."""
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
 
@@ -45,9 +49,12 @@ class MlxBackend:
                 f"MLX sees no {name} here", where="backend.device", hint="Use backend.device=auto or cpu."
             )
         self._gpu = has_gpu and config.device != "cpu"
+        self._config = config
         self._dtype = "float32" if config.dtype == "auto" and not self._gpu else config.dtype
         mx.set_default_device(mx.gpu if self._gpu else mx.cpu)
-        mx.set_cache_limit(CACHE_BYTES)
+        limit = self.memory().limit
+        mx.set_cache_limit(min(CACHE_BYTES, int(limit * CACHE_SHARE)))
+        mx.set_memory_limit(int(limit * MEMORY_SHARE))
 
     @property
     def device(self) -> str:
@@ -68,9 +75,15 @@ class MlxBackend:
         return blas.ADVICE if slow else None
 
     def memory(self) -> MemoryUse:
-        """Bytes in use, at the highest, and what the device recommends as its limit."""
-        limit = mx.device_info().get("max_recommended_working_set_size") or _physical_memory()
+        """Bytes in use, at the highest, and what Metal recommends as the limit, CUDA or the machine has."""
+        info = mx.device_info() if self._gpu else {}
+        limit = info.get("max_recommended_working_set_size") or info.get("total_memory") or _physical_memory()
         return MemoryUse(mx.get_active_memory(), mx.get_peak_memory(), int(limit))
+
+    def habits(self) -> MemoryHabits:
+        """How MLX uses memory on this device."""
+        float_bytes = None if self._dtype == "auto" else DTYPES[self._dtype].size
+        return habits(self.device, float_bytes, self.memory().limit)
 
     def load_policy(
         self, model: Path, adapter: AdapterConfig, optim: OptimConfig | None, seed: int
@@ -81,13 +94,19 @@ class MlxBackend:
             facts = adapters.attach_saved(base, Path(adapter.start).expanduser())
         else:
             facts = adapters.attach_new(base, adapter, seed)
-        return MlxPolicy(base, facts, optim, self.memory)
+        return self._policy(base, facts, optim)
 
     def load_for_generation(self, model: Path, adapter: Path | None) -> MlxPolicy:
         """Load a model folder, with a saved adapter or without one."""
         base = self._load(model)
         facts: dict[str, Any] = adapters.attach_saved(base, adapter) if adapter else {}
-        return MlxPolicy(base, facts, None, self.memory)
+        return self._policy(base, facts, None)
+
+    def _policy(self, base: nn.Module, facts: dict[str, Any], optim: OptimConfig | None) -> MlxPolicy:
+        # The CPU has few kernels to launch, and MLX would call a C++ compiler for each fused one.
+        compiled = self._gpu if self._config.compile == "auto" else self._config.compile == "on"
+        checkpointing = self._config.checkpointing
+        return MlxPolicy(base, facts, optim, self.memory, compiled=compiled, checkpointing=checkpointing)
 
     def _load(self, folder: Path) -> nn.Module:
         try:

@@ -1,55 +1,85 @@
 """From a batch to the log-probabilities of its branch tokens.
 
-This is the plain forward: each branch is one whole sequence, prompt and continuation. Sequences are
+Two ways of reading a batch give the same numbers:
+
+    shared    each prompt once, then every branch after its prompt's keys and values (`prefix`)
+    whole     every branch as one sequence, prompt and continuation
+
+Either way the head sees only the positions that are scored (`split`), in chunks (`selected`). Sequences are
 right-padded, so under a causal mask no real token can see padding.
 """
 
 from __future__ import annotations
 
-import mlx.core as mx
-import mlx.nn as nn
+from dataclasses import dataclass
 
+import mlx.core as mx
+
+from mlx_align.backends.mlx import prefix
+from mlx_align.backends.mlx.selected import chunk_positions, selected_logps
+from mlx_align.backends.mlx.split import SplitModel
+from mlx_align.backends.sequences import prefixes_and_suffixes, whole_sequences
 from mlx_align.batch import Batch
 
-BLOCK = 64
+Inputs = dict[str, mx.array]
+"""The token sequences to read: {prefixes, lens, suffixes} or {ids, starts}."""
 
 
-def branch_logps(model: nn.Module, ids: mx.array, starts: mx.array, batch: Batch) -> mx.array:
-    """(N, T) float32 log-probabilities of the branch tokens, 0 where masked.
+@dataclass(frozen=True)
+class Forward:
+    """How a model reads a batch.
 
-    The logits that predict token t of a branch stand one position before it. They are gathered first and
-    normalised after, in float32, so no softmax is spent on prompts.
-
-    Args:
-        model: an mlx-lm model; called with (N, L) ids it returns (N, L, V) logits.
-        ids: (N, L) from `whole_sequences`.
-        starts: (N,) from `whole_sequences`.
-        batch: with MLX arrays.
+    Attributes:
+        model: layers and head apart.
+        shared: whether prompts may be read once for all their branches.
+        vocabulary: V, for the size of a chunk.
     """
-    logits = model(ids[:, :-1])
-    positions = starts[:, None] - 1 + mx.arange(batch.branch_ids.shape[1])
-    scored = mx.take_along_axis(logits, positions[:, :, None], axis=1).astype(mx.float32)
-    # Relative to the largest logit, the log-probability of an almost certain token keeps its digits: as a
-    # difference of two numbers near 20 it would be known to 2e-6 only, and ORPO takes log(1 - p) of it.
-    scored = scored - mx.stop_gradient(scored.max(axis=-1, keepdims=True))
-    picked = mx.take_along_axis(scored, batch.branch_ids[:, :, None], axis=-1).squeeze(-1)
-    return mx.where(batch.branch_mask > 0, picked - log_normaliser(scored), 0.0)
+
+    model: SplitModel
+    shared: bool
+    vocabulary: int
+
+    def inputs(self, batch: Batch) -> Inputs:
+        """What is read, from a batch with numpy arrays. One branch has nothing to share a prompt with."""
+        if self.shared and batch.branches > 1 and batch.prompt_ids.shape[1] > 1:
+            names, arrays = ("prefixes", "lens", "suffixes"), prefixes_and_suffixes(batch)
+            return {name: mx.array(array) for name, array in zip(names, arrays, strict=True)}
+        ids, starts = whole_sequences(batch)
+        return {"ids": mx.array(ids), "starts": mx.array(starts)}
+
+    def logps(self, inputs: Inputs, batch: Batch, *, grad: bool) -> mx.array:
+        """(N, T) float32 log-probabilities of the branch tokens, 0 where masked.
+
+        Args:
+            inputs: from `inputs`.
+            batch: the same batch with MLX arrays.
+            grad: whether a derivative by the adapter will be asked for.
+        """
+        n, width = batch.branch_ids.shape
+        logps = selected_logps(
+            self.model.logits,
+            self._features(inputs, batch.scored, width),
+            batch.branch_ids.reshape(-1)[batch.scored],
+            chunk_positions(self.vocabulary),
+            grad=grad,
+        )
+        grid = mx.zeros(n * width).at[batch.scored].add(logps).reshape(n, width)
+        return mx.where(batch.branch_mask > 0, grid, 0.0)
+
+    def _features(self, inputs: Inputs, scored: mx.array, width: int) -> mx.array:
+        """(M, D): those that predict the branch tokens at the (M,) flat positions `scored`."""
+        if "ids" in inputs:
+            features = self.model.features(inputs["ids"][:, :-1])
+            # The features that predict token t of a branch stand one position before it.
+            row = scored // width
+            scored = row * features.shape[1] + inputs["starts"][row] - 1 + scored % width
+        else:
+            features = after_prefixes(self.model, **inputs)
+        return features.reshape(-1, features.shape[-1])[scored]
 
 
-def log_normaliser(scored: mx.array) -> mx.array:
-    """log sum exp over the last axis, (..., V) -> (...), for logits of which the largest is 0.
-
-    The largest contributes exactly 1. Summed with the others it would swallow their digits (about 1e-6 a
-    token, always in the same direction), so the others are summed alone and log1p adds it.
-    """
-    # At the largest logit itself the value is 0 and the derivative 1, as that of exp would be.
-    others = mx.where(scored < 0, mx.exp(scored), scored)
-    ties = (scored == 0).sum(axis=-1) - 1
-    return mx.log1p(_sum_by_blocks(others) + ties)
-
-
-def _sum_by_blocks(x: mx.array) -> mx.array:
-    """Sum over the last axis in two levels: a running float32 sum over a whole vocabulary loses digits."""
-    whole = x.shape[-1] // BLOCK * BLOCK
-    blocks = x[..., :whole].reshape(*x.shape[:-1], -1, BLOCK)
-    return blocks.sum(axis=-1).sum(axis=-1) + x[..., whole:].sum(axis=-1)
+def after_prefixes(model: SplitModel, prefixes: mx.array, lens: mx.array, suffixes: mx.array) -> mx.array:
+    """(N, T, D) features of (N, T) suffixes, read after (B, P) prefixes, of which (N,) lens are real."""
+    caches = prefix.record(len(model.layers))
+    model.features(prefixes, caches)  # what it returns is never evaluated
+    return model.features(suffixes, prefix.continued(caches, lens))

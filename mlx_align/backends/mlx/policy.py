@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,20 @@ from mlx.utils import tree_flatten, tree_unflatten
 from numpy.typing import NDArray
 
 from mlx_align.backends import adapter_files
-from mlx_align.backends.base import Generation, MemoryUse, Objective, Scores, State, Update
-from mlx_align.backends.mlx import adapters, generation, optim
+from mlx_align.backends.base import ALONE, Generation, MemoryUse, Objective, Scores, State, Update, World
+from mlx_align.backends.mlx import adapters, generation
 from mlx_align.backends.mlx.arrays import state_of, to_numpy, tree_of
-from mlx_align.backends.mlx.forward import branch_logps
-from mlx_align.backends.mlx.ops import MlxOps
-from mlx_align.backends.sequences import whole_sequences
+from mlx_align.backends.mlx.checkpointing import Checkpointing, scope
+from mlx_align.backends.mlx.lora import prepare
+from mlx_align.backends.mlx.optim import Updater
+from mlx_align.backends.mlx.probe import choose
+from mlx_align.backends.mlx.step import Arrays, Functions, to_arrays
 from mlx_align.batch import Batch
 from mlx_align.config import OptimConfig
 from mlx_align.methods.base import Loss
 
-XP = MlxOps()
+CACHED_BYTES = 1 << 30
+"""Freed buffers above this are given back when the shapes change; at every step that would cost time."""
 
 
 class MlxPolicy:
@@ -35,6 +39,11 @@ class MlxPolicy:
         facts: the adapter's adapter_config.json.
         config: the optimiser, or None for a policy that only scores and generates.
         memory: reports the memory in use.
+        compiled: whether MLX compiles the functions of a step.
+        checkpointing: what the backward pass computes a second time (`checkpointing`).
+
+    Raises:
+        UsageError: this architecture does not allow the checkpointing asked for.
     """
 
     def __init__(
@@ -43,39 +52,44 @@ class MlxPolicy:
         facts: dict[str, Any],
         config: OptimConfig | None,
         memory: Callable[[], MemoryUse],
+        *,
+        compiled: bool,
+        checkpointing: Checkpointing,
     ) -> None:
         self._model, self._facts, self._config = model, facts, config
-        self._gradient: dict[str, mx.array] | None = None
-        self.memory = memory
-        if config is not None:
-            self._optimizer = optim.build(config)
-            self._optimizer.init(model.trainable_parameters())
+        self._gradient: Arrays | None = None
+        self._world: World = ALONE
+        self._shapes: tuple[Any, ...] = ()
+        self._memory = memory
+        dropouts = prepare(model)
         mx.eval(model.parameters())
+        reading = choose(model)
+        self.notes = reading.notes
+        self._forward = reading.forward
+        self._functions = Functions(model, reading.forward, compiled, dropouts, scope(model, checkpointing))
+        if config is not None:
+            self._updater = Updater(config, self._adapter(), compiled)
 
     def trainable_parameters(self) -> int:
         """How many numbers are trained."""
-        return sum(int(value.size) for _, value in tree_flatten(self._model.trainable_parameters()))
+        return sum(int(value.size) for value in self._adapter().values())
+
+    def memory(self) -> MemoryUse:
+        """Memory in use, and the traces made so far."""
+        return replace(self._memory(), traces=self._functions.traces)
+
+    def _adapter(self) -> Arrays:
+        return dict(tree_flatten(self._model.trainable_parameters()))
 
     # Forward
 
-    def _inputs(self, batch: Batch) -> tuple[mx.array, mx.array, Batch]:
-        ids, starts = whole_sequences(batch)
-        return mx.array(ids), mx.array(starts), batch.map(mx.array)
-
-    def _loss(self, inputs: tuple[mx.array, mx.array, Batch], objective: Objective) -> tuple[Loss, mx.array]:
-        ids, starts, batch = inputs
-        logps = branch_logps(self._model, ids, starts, batch)
-        return objective.method.loss(XP, logps, batch.ref_logps, batch, objective.hp), logps
-
     def logps(self, batch: Batch) -> NDArray[np.float32]:
         """(N, T) log-probabilities of the branch tokens under the policy."""
-        self._model.eval()
-        return to_numpy(branch_logps(self._model, *self._inputs(batch)))
+        return to_numpy(self._functions.logps(self._forward.inputs(batch), to_arrays(batch)))
 
     def evaluate(self, batch: Batch, objective: Objective) -> Scores:
         """Loss and metrics without gradient, dropout off."""
-        self._model.eval()
-        return _scores(*self._loss(self._inputs(batch), objective))
+        return _scores(*self._functions.scores(objective, self._forward.inputs(batch), to_arrays(batch)))
 
     # Training
 
@@ -83,39 +97,49 @@ class MlxPolicy:
         self, batch: Batch, objective: Objective, counts: Mapping[str, float], *, seed: int
     ) -> Scores:
         """Add one micro-batch's gradient of sum_term sums[term] / counts[term]."""
-        self._model.train()
-        mx.random.seed(seed)
-        inputs = self._inputs(batch)
-
-        def value(model: nn.Module) -> tuple[mx.array, Loss, mx.array]:
-            loss, logps = self._loss(inputs, objective)
-            return sum(loss.sums[term] / counts[term] for term in loss.sums), loss, logps
-
-        (_, loss, logps), tree = nn.value_and_grad(self._model, value)(self._model)
-        gradient = dict(tree_flatten(tree))
+        self._make_room(batch)
+        gradient, loss, logps = self._functions.gradient(
+            objective,
+            self._forward.inputs(batch),
+            to_arrays(batch),
+            {term: mx.array(count, mx.float32) for term, count in counts.items()},
+            mx.random.key(seed),
+        )
         if self._gradient is not None:
             gradient = {name: self._gradient[name] + grad for name, grad in gradient.items()}
         mx.eval(gradient, loss.sums, loss.metrics, logps)
         self._gradient = gradient
         return _scores(loss, logps)
 
+    def _make_room(self, batch: Batch) -> None:
+        """Buffers that MLX keeps fit the last shapes; for other shapes most of them are of no use."""
+        shapes = (batch.prompt_ids.shape, batch.branch_ids.shape, batch.scored.shape)
+        if shapes != self._shapes and mx.get_cache_memory() > CACHED_BYTES:
+            mx.clear_cache()
+        self._shapes = shapes
+
+    def join(self, world: World) -> None:
+        """Sum the gradient over these ranks."""
+        self._world = world
+
+    def _total(self) -> Arrays | None:
+        """The gradient of all ranks; one that had no rows adds zeros. None if no rank has any."""
+        if self._world.size == 1:
+            return self._gradient
+        if not any(self._world.gather(self._gradient is not None)):
+            return None
+        own = self._gradient or {name: mx.zeros_like(value) for name, value in self._adapter().items()}
+        total = self._world.sum({name: to_numpy(value) for name, value in own.items()})
+        return {name: mx.array(value) for name, value in total.items()}
+
     def update(self, learning_rate: float) -> Update:
         """Clip, apply if finite, clear."""
-        if self._config is None or self._gradient is None:
+        gradient, self._gradient = self._total(), None
+        if self._config is None or gradient is None:
             raise RuntimeError("update() needs an optimiser and at least one accumulate()")
-        gradient = {name: grad.astype(mx.float32) for name, grad in self._gradient.items()}
-        squares = mx.stack([mx.square(grad).sum() for grad in gradient.values()])
-        norm = float(to_numpy(mx.sqrt(squares.sum())))
-        self._gradient = None
-        if not math.isfinite(norm):
-            return Update(norm, applied=False)
-        limit = self._config.max_grad_norm
-        if limit and norm > limit:
-            gradient = {name: grad * (limit / norm) for name, grad in gradient.items()}
-        self._optimizer.learning_rate = learning_rate
-        self._optimizer.update(self._model, tree_unflatten(list(gradient.items())))
-        mx.eval(self._model.trainable_parameters(), self._optimizer.state)
-        return Update(norm, applied=True)
+        adapter, norm = self._updater.apply(self._adapter(), gradient, learning_rate)
+        self._model.update(tree_unflatten(list(adapter.items())))
+        return Update(norm, applied=math.isfinite(norm))
 
     def discard(self) -> None:
         """Clear the accumulator."""
@@ -157,12 +181,13 @@ class MlxPolicy:
 
     def training_state(self) -> State:
         """`optimizer.*` and, in the middle of a window, `gradient.*`."""
-        gradient = {} if self._gradient is None else tree_unflatten(list(self._gradient.items()))
-        return {**state_of(self._optimizer.state, "optimizer"), **state_of(gradient, "gradient")}
+        total = self._total()
+        gradient = {} if total is None else tree_unflatten(list(total.items()))
+        return {**state_of(self._updater.state, "optimizer"), **state_of(gradient, "gradient")}
 
     def load_training_state(self, state: State) -> None:
         """Put back what `training_state` returned."""
-        self._optimizer.state = tree_of(state, "optimizer")
+        self._updater.state = tree_of(state, "optimizer")
         gradient = tree_of(state, "gradient")
         self._gradient = None if gradient is None else dict(tree_flatten(gradient))
 

@@ -38,6 +38,7 @@ class TorchBackend:
         self._kind = choose_device(config.device)
         self._dtype = "float32" if config.dtype == "auto" and self._kind == "cpu" else config.dtype
         self._quantize = config.quantize
+        self._checkpointing = config.checkpointing
         if config.quantize != "none":
             check_quantization(self._kind)
         logging.disable_progress_bar()  # the engine reports its own progress
@@ -60,11 +61,16 @@ class TorchBackend:
         """Bytes in use, at the highest, and what the device has."""
         return memory_use(self._kind)
 
+    def habits(self) -> None:
+        """Nobody has measured how torch uses memory here."""
+
     def load_policy(
         self, model: Path, adapter: AdapterConfig, optim: OptimConfig | None, seed: int
     ) -> TorchPolicy:
         """Load a model folder and put an adapter on it."""
         base = self._load(model)
+        if self._checkpointing == "layers":
+            _checkpoint_layers(base)
         if adapter.start is not None:
             attached = adapters.attach_saved(base, Path(adapter.start).expanduser())
         else:
@@ -118,6 +124,16 @@ class TorchBackend:
             )
             options["device_map"] = {"": 0}
         return options
+
+
+def _checkpoint_layers(model: Any) -> None:
+    enable = getattr(model, "activation_checkpointing_enable", None)  # its newer name
+    try:
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    except ValueError as error:
+        raise UsageError(
+            str(error), where="backend.checkpointing", hint="Use backend.checkpointing=none."
+        ) from None
 
 
 def choose_device(wanted: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from mlx_align.backends import adapter_files
-from mlx_align.backends.base import Generation, MemoryUse, Objective, Scores, State, Update
+from mlx_align.backends.base import Generation, MemoryUse, Objective, Scores, State, Update, World
 from mlx_align.backends.sequences import whole_sequences
 from mlx_align.backends.torch import generation
 from mlx_align.backends.torch.adapters import Attached
@@ -22,6 +22,7 @@ from mlx_align.backends.torch.ops import TorchOps
 from mlx_align.backends.torch.optim import Optimizer
 from mlx_align.batch import Batch
 from mlx_align.config import OptimConfig
+from mlx_align.errors import UsageError
 from mlx_align.methods.base import Loss
 
 XP = TorchOps()
@@ -47,7 +48,9 @@ class TorchPolicy:
         self._model, self._config = model, config
         self._adapter = adapter or Attached({}, {}, [])
         self._gradient: dict[str, torch.Tensor] | None = None
+        self._checkpointed = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
         self.memory = memory
+        self.notes: tuple[str, ...] = ()
         if config is not None:
             values = {name: leaf.value for name, leaf in self._adapter.leaves.items()}
             self._optimizer = Optimizer(config, values)
@@ -63,6 +66,8 @@ class TorchPolicy:
         self._model.eval()
         for layer in self._adapter.layers:
             layer.train(training)
+        for layer in self._checkpointed:  # transformers checkpoints while this flag is up; its children stay
+            layer.training = training
 
     def _logps(self, batch: Batch) -> tuple[torch.Tensor, Batch]:
         """(N, T) log-probabilities, and the batch as tensors."""
@@ -105,6 +110,15 @@ class TorchPolicy:
             new = {name: self._gradient[name] + grad for name, grad in new.items()}
         self._gradient = new
         return _scores(loss, logps)
+
+    def join(self, world: World) -> None:
+        """Only alone."""
+        if world.size > 1:
+            raise UsageError(
+                "several ranks train together on the mlx backend only",
+                where="backend.name = torch",
+                hint="Use --backend mlx, or start it without mlx.launch.",
+            )
 
     def update(self, learning_rate: float) -> Update:
         """Clip, apply if finite, clear."""

@@ -58,6 +58,7 @@ def to_batch(rows: list[oracle.Row], width: int) -> tuple[Batch, np.ndarray]:
         branch_mask=mask,
         response_mask=response,
         branch_row=np.repeat(np.arange(len(rows)), k),
+        scored=np.flatnonzero(mask),
         ref_logps=ref,
         rows=tuple(f"row {i}" for i in range(len(rows))),
     )

@@ -1,0 +1,52 @@
+"""How MLX uses memory while it trains, for the planner.
+
+What is kept follows from MLX's rules of differentiation; `engine.planning.footprint` counts it. How many
+arrays MLX works with besides does not: it evaluates a graph up to ten operations ahead of what has been
+computed, and what those need exists already. These numbers were measured with tests/bench/memory.py, on the
+CPU. A GPU runs ahead in the same way, by command buffers; there they are an estimate.
+"""
+
+from __future__ import annotations
+
+from mlx_align.backends.base import MemoryHabits, Work
+from mlx_align.backends.mlx.generation import SIDE_BY_SIDE
+from mlx_align.backends.mlx.selected import chunk_positions
+
+HEAD_COPIES = (6.0, 10.0, 10.0)
+"""Of a chunk's logits: as many as its derivative needs, and after another chunk what still waits of that."""
+GATED = {
+    # gate, sigmoid(gate), their product, up, and the product of both
+    "silu": 5,
+    # the same with gelu's cubic: gate, gate / 2, tanh, 1 + tanh, their product, up, and the product of both
+    "gelu": 7,
+}
+WORK = Work(scores=2.5, wide=4.5, narrow=7.0)
+WORK_AGAIN = Work(scores=2.5, wide=13.0, narrow=9.0)
+GIB = 1 << 30
+
+
+def habits(device: str, float_bytes: int | None, limit: int) -> MemoryHabits:
+    """The habits of a device, "mlx:cpu" or another.
+
+    Args:
+        device: `Backend.device`.
+        float_bytes: of one weight and one activation; None: as the model's files have them.
+        limit: the device's memory, as `MemoryUse.limit`.
+    """
+    if device == "mlx:metal":  # Metal's recommended working set leaves the system its share already
+        reserve = 0
+    elif device == "mlx:cpu":  # physical memory, of which the system, Python and other programs need some
+        reserve = max(2 * GIB, limit // 10)
+    else:  # the context of a CUDA process
+        reserve = GIB
+    return MemoryHabits(
+        float_bytes=float_bytes,
+        widens=device == "mlx:cpu",
+        chunk_positions=chunk_positions,
+        head_copies=HEAD_COPIES,
+        gated=GATED,
+        work=WORK,
+        work_again=WORK_AGAIN,
+        side_by_side=SIDE_BY_SIDE,
+        reserve=reserve,
+    )

@@ -1,0 +1,121 @@
+"""How a model may be read: decided once, at load, by trying it on a few tokens.
+
+Sharing a prompt between branches and telling the head from the layers are exact for most of mlx-lm's
+architectures, but not for all: recurrent layers have no keys to share, and some models do more between layers
+and logits. So both are compared with the plain call on a tiny batch, and what does not agree is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx_lm.models.cache import RotatingKVCache
+from numpy.typing import NDArray
+
+from mlx_align.backends.mlx import prefix
+from mlx_align.backends.mlx.arrays import to_numpy
+from mlx_align.backends.mlx.forward import Forward, after_prefixes
+from mlx_align.backends.mlx.split import SplitModel
+from mlx_align.backends.sequences import prefixes_and_suffixes, whole_sequences
+from mlx_align.batch import Batch
+
+EXACT, ROUNDED = 1e-3, 0.05
+"""Allowed error in float32 on the CPU and otherwise (GPUs may multiply with 10 bits), as a share of what
+leaving out the prompt changes. A forgotten prompt is an error of 1."""
+
+PROMPTS = ((5, 9, 2, 11, 7, 3, 8), (4, 10, 6))
+BRANCHES = ((12, 3, 5, 1, 9), (2, 8), (7, 7, 4), (1, 6, 13, 2))
+"""Of different lengths, so that padding and positions are tried as well; any vocabulary has these ids."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a model is read, and what could not be used, as sentences for a person."""
+
+    forward: Forward
+    notes: tuple[str, ...]
+
+
+def choose(model: nn.Module) -> Reading:
+    """The fastest way of reading a model that agrees with the plain one on a tiny batch."""
+    model.eval()
+    batch = _tiny_batch()
+    ids, starts = map(mx.array, whole_sequences(batch))
+    plain = model(ids)
+    split, notes = _split(model, ids, plain)
+    trouble = _sharing_trouble(split, batch, ids, starts) or _window_trouble(split, batch)
+    if trouble is not None:
+        note = f"Prompts are read once for every answer instead of once for all, because {trouble}."
+        notes = (*notes, note)
+    return Reading(Forward(split, shared=trouble is None, vocabulary=plain.shape[-1]), notes)
+
+
+def _split(model: nn.Module, ids: mx.array, plain: mx.array) -> tuple[SplitModel, tuple[str, ...]]:
+    split = SplitModel(model)
+    if split.whole:
+        trouble: str | None = "its layers are not in a module of their own"
+    else:
+        trouble = _trouble(lambda: split.logits(split.features(ids)[0]), plain[0], mx.zeros_like(plain[0]))
+    if trouble is None:
+        return split, ()
+    note = f"Logits are computed for every token instead of the scored ones only, because {trouble}."
+    return SplitModel(model, whole=True), (note,)
+
+
+def _sharing_trouble(split: SplitModel, batch: Batch, ids: mx.array, starts: mx.array) -> str | None:
+    real = mx.array(batch.branch_mask)[:, :, None]
+    positions = (starts[:, None] - 1 + mx.arange(batch.branch_ids.shape[1]))[:, :, None]
+    wanted = mx.take_along_axis(split.features(ids), positions, axis=1) * real
+    prefixes, lens, suffixes = map(mx.array, prefixes_and_suffixes(batch))
+    without_prompt = split.features(suffixes) * real
+    return _trouble(lambda: after_prefixes(split, prefixes, lens, suffixes) * real, wanted, without_prompt)
+
+
+def _trouble(attempt: Callable[[], mx.array], wanted: mx.array, without: mx.array) -> str | None:
+    """Why an attempt's result cannot stand for the wanted one; `without` is what a grave mistake gives."""
+    try:
+        error = mx.linalg.norm((attempt() - wanted).astype(mx.float32))
+    except Exception as failure:  # the model's own code may refuse in any way
+        return f"this architecture refuses ({type(failure).__name__}: {failure})"
+    share = float(to_numpy(error / mx.linalg.norm((without - wanted).astype(mx.float32))))
+    exact = wanted.dtype == mx.float32 and mx.default_device() == mx.cpu
+    return None if share < (EXACT if exact else ROUNDED) else f"the results differ (by {share:.1g})"
+
+
+def _window_trouble(split: SplitModel, batch: Batch) -> str | None:
+    """Sliding windows are longer than the tiny batch: see whether the model has them in its masks."""
+    make_cache = getattr(split.model, "make_cache", list)
+    windows = {cache.max_size for cache in make_cache() if isinstance(cache, RotatingKVCache)}
+    recorders = prefix.record(len(split.layers))
+    if windows:
+        split.features(mx.array(batch.prompt_ids), recorders)
+    asked = {recorder.window for recorder in recorders}
+    return None if windows <= asked else "its attention windows are not part of its masks"
+
+
+def _tiny_batch() -> Batch:
+    rows = np.repeat(np.arange(len(PROMPTS)), len(BRANCHES) // len(PROMPTS))
+    branches = _padded(BRANCHES)
+    mask = (branches > 0).astype(np.float32)
+    return Batch(
+        prompt_ids=_padded(PROMPTS),
+        prompt_lens=np.array([len(prompt) for prompt in PROMPTS], np.int32),
+        branch_ids=branches,
+        branch_mask=mask,
+        response_mask=mask,
+        branch_row=rows.astype(np.int32),
+        scored=np.arange(branches.size, dtype=np.int32),
+        ref_logps=None,
+        rows=("",) * len(PROMPTS),
+    )
+
+
+def _padded(rows: tuple[tuple[int, ...], ...]) -> NDArray[np.int32]:
+    out = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for target, row in zip(out, rows, strict=True):
+        target[: len(row)] = row
+    return out

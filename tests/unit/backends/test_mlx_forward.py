@@ -1,0 +1,267 @@
+"""Reading prompts once: the same log-probabilities and gradients as every branch alone, unpadded."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten, tree_map
+from mlx_lm.tuner.utils import linear_to_lora_layers
+
+from mlx_align.backends.mlx.checkpointing import scope
+from mlx_align.backends.mlx.forward import Forward
+from mlx_align.backends.mlx.lora import prepare, set_keys
+from mlx_align.backends.mlx.probe import choose
+from mlx_align.backends.mlx.step import to_arrays, to_batch
+from mlx_align.data import Example, collate
+
+WINDOW = 8
+"""Shorter than the prompts."""
+
+COMMON: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 256,
+    "head_dim": 16,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
+MOE = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 32,
+    "norm_topk_prob": True,
+}
+SLIDING = ["sliding_attention", "full_attention", "sliding_attention"]
+GEMMA3 = {"sliding_window": WINDOW, "sliding_window_pattern": 2, "query_pre_attn_scalar": 16}
+
+SHARED: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {"tie_word_embeddings": False}),
+    "llama with windows": ("llama", {"layer_types": SLIDING, "sliding_window": WINDOW}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {}),
+    "qwen3_moe": ("qwen3_moe", MOE),
+    "gemma3_text": ("gemma3_text", GEMMA3),
+    "phi3": ("phi3", {"rope_scaling": None, "partial_rotary_factor": 1.0}),
+    "olmo2": ("olmo2", {}),
+    "granite": (
+        "granite",
+        {
+            "logits_scaling": 4.0,
+            "attention_multiplier": 0.25,
+            "embedding_multiplier": 2.0,
+            "residual_multiplier": 0.7,
+            "attention_bias": False,
+            "mlp_bias": False,
+        },
+    ),
+}
+GEMMA2 = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 16}
+MAMBA: dict[str, Any] = {
+    "model_type": "mamba",
+    "vocab_size": 256,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "state_size": 8,
+    "num_hidden_layers": 2,
+    "conv_kernel": 4,
+    "use_bias": False,
+    "use_conv_bias": True,
+    "time_step_rank": 4,
+}
+
+
+def build(kind: str, **facts: Any) -> nn.Module:
+    mx.random.seed(1)
+    file = importlib.import_module(f"mlx_lm.models.{kind}")
+    arguments = facts if "model_type" in facts else {"model_type": kind, **COMMON, **facts}
+    model = file.Model(file.ModelArgs.from_dict(arguments))
+    model.update(
+        tree_map(lambda x: x * 3 if x.ndim > 1 else x, model.parameters())
+    )  # so that attention is sharp
+    return model
+
+
+def with_lora(model: nn.Module, dropout: float = 0.0) -> nn.Module:
+    model.freeze()
+    linear_to_lora_layers(model, len(model.layers), {"rank": 4, "scale": 2.0, "dropout": dropout})
+    model.update(tree_map(lambda x: mx.random.normal(x.shape) * 0.05, model.trainable_parameters()))
+    mx.eval(model.parameters())
+    return model
+
+
+def examples() -> list[Example]:
+    rng = np.random.default_rng(0)
+
+    def ids(n: int) -> tuple[int, ...]:
+        return tuple(rng.integers(1, 255, n).tolist())
+
+    lengths = ((17, 12, 20), (9, 25, 5), (30, 8, 14), (1, 3, 2), (2, 1, 7))
+    return [
+        Example(f"d:{i}", ids(p), (ids(c), ids(r)), "", "", ("", "")) for i, (p, c, r) in enumerate(lengths)
+    ]
+
+
+def weights(batch: Any) -> mx.array:
+    return mx.array(np.random.default_rng(2).normal(size=batch.branch_ids.shape).astype(np.float32))
+
+
+def alone(
+    model: nn.Module, rows: list[Example], weight: mx.array
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Each branch as a sequence of its own, without padding, by the bare model."""
+
+    def total(model: nn.Module) -> tuple[mx.array, list[mx.array]]:
+        found = []
+        for example in rows:
+            for branch in example.branch_ids:
+                ids = mx.array([[*example.prompt_ids, *branch]])
+                losses = nn.losses.cross_entropy(model(ids[:, :-1]), ids[:, 1:], reduction="none")
+                found.append(-losses[0, len(example.prompt_ids) - 1 :])
+        parts = [(logps * weight[n, : logps.size]).sum() for n, logps in enumerate(found)]
+        return sum(parts), found
+
+    model.eval()
+    if not tree_flatten(model.trainable_parameters()):
+        return np.concatenate([np.array(logps) for logps in total(model)[1]]), {}
+    (_, found), gradient = nn.value_and_grad(model, total)(model)
+    flat = {name: np.array(value) for name, value in tree_flatten(gradient)}
+    return np.concatenate([np.array(logps) for logps in found]), flat
+
+
+def read(
+    model: nn.Module, forward: Forward, rows: list[Example], weight: mx.array, *, opened: Any = None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    batch = collate(rows)
+    inputs, arrays = forward.inputs(batch), to_arrays(batch)
+
+    def total(model: nn.Module) -> tuple[mx.array, mx.array]:
+        logps = forward.logps(inputs, to_batch(arrays), grad=True)
+        return (logps * weight).sum(), logps
+
+    with opened() if opened else scope(model, "none")():
+        (_, logps), gradient = nn.value_and_grad(model, total)(model)
+        mx.eval(logps, gradient)
+    return np.array(logps)[batch.branch_mask > 0], {n: np.array(v) for n, v in tree_flatten(gradient)}
+
+
+def assert_same(
+    got: tuple[np.ndarray, dict[str, np.ndarray]], want: tuple[np.ndarray, dict[str, np.ndarray]]
+) -> None:
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-5, atol=2e-5)
+    assert got[1].keys() == want[1].keys()
+    for name, value in want[1].items():
+        assert np.abs(got[1][name] - value).max() <= 2e-5 * np.abs(value).max() + 1e-7, name
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_shared_prompts_equal_single_sequences(name: str) -> None:
+    kind, facts = SHARED[name]
+    model = with_lora(build(kind, **facts))
+    reading = choose(model)
+    assert reading.notes == ()
+    assert reading.forward.shared
+    rows = examples()
+    weight = weights(collate(rows))
+    want = alone(model, rows, weight)
+    assert_same(read(model, reading.forward, rows, weight), want)
+    whole = Forward(reading.forward.model, shared=False, vocabulary=256)
+    assert_same(read(model, whole, rows, weight), want)
+
+
+@pytest.mark.parametrize("what", ["layers", "attention"])
+@pytest.mark.parametrize("name", ["llama with windows", "qwen3", "gemma3_text", "qwen3_moe"])
+def test_checkpointing_changes_no_gradient(name: str, what: Any) -> None:
+    kind, facts = SHARED[name]
+    model = with_lora(build(kind, **facts))
+    rows = examples()
+    weight = weights(collate(rows))
+    want = alone(model, rows, weight)
+    forward = choose(model).forward
+    opened = scope(model, what)
+    model.train()
+    assert_same(read(model, forward, rows, weight, opened=opened), want)
+
+
+def test_dropout_is_drawn_once_for_both_computations() -> None:
+    """The gradient with checkpoints and dropout is that without checkpoints under the same keys."""
+    model = with_lora(build("qwen3"), dropout=0.3)
+    layers = prepare(model)
+    assert layers
+    rows = examples()
+    weight = weights(collate(rows))
+    forward = choose(model).forward
+    model.train()
+    set_keys(layers, mx.random.key(5))
+    want = read(model, forward, rows, weight)
+    opened = scope(model, "layers")
+    assert_same(read(model, forward, rows, weight, opened=opened), want)
+    set_keys(layers, mx.random.key(6))
+    other = read(model, forward, rows, weight, opened=opened)
+    assert np.abs(other[0] - want[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize(("kind", "facts"), [("gemma2", GEMMA2), ("mamba", MAMBA)])
+def test_an_architecture_that_cannot_share_is_read_whole_and_says_so(
+    kind: str, facts: dict[str, Any]
+) -> None:
+    model = build(kind, **facts)
+    reading = choose(model)
+    assert not reading.forward.shared
+    assert "Prompts are read once for every answer" in reading.notes[-1]
+    model.freeze()
+    rows = examples()
+    batch = collate(rows)
+    got = reading.forward.logps(reading.forward.inputs(batch), to_batch(to_arrays(batch)), grad=False)
+    want, _ = alone(model, rows, weights(batch))
+    np.testing.assert_allclose(np.array(got)[batch.branch_mask > 0], want, rtol=1e-5, atol=2e-5)
+
+
+def test_a_mask_that_is_wrong_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlx_align.backends.mlx.prefix import Prefix
+
+    correct = Prefix.make_mask
+
+    def leaky(
+        self: Prefix, length: int, return_array: bool = False, window_size: int | None = None
+    ) -> mx.array:
+        mask = correct(self, length, return_array, window_size)
+        return mask.at[..., : self.keys.shape[2]].maximum(mx.array(True))  # the prompts' padding is seen
+
+    assert choose(build("llama")).forward.shared
+    monkeypatch.setattr(Prefix, "make_mask", leaky)
+    reading = choose(build("llama"))
+    assert not reading.forward.shared
+    assert "differ" in reading.notes[0]
+
+
+def test_a_half_precision_model_is_shared_too() -> None:
+    model = build("qwen3")
+    model.set_dtype(mx.bfloat16)
+    assert choose(model).notes == ()
+
+
+def test_lora_factors_are_cast_to_the_models_precision() -> None:
+    model = with_lora(build("qwen3"))
+    model.set_dtype(mx.bfloat16)
+    model.update(tree_map(lambda x: x.astype(mx.float32), model.trainable_parameters()))
+    layer = model.layers[0].self_attn.q_proj
+    x = mx.random.normal((4, 64)).astype(mx.bfloat16)
+    before = layer(x).astype(mx.float32)
+    prepare(model)
+    after = layer(x)
+    assert after.dtype == mx.bfloat16
+    assert mx.abs(after.astype(mx.float32) - before).max().item() < 0.05 * mx.abs(before).max().item()
+    gradient = nn.value_and_grad(layer, lambda layer: layer(x).astype(mx.float32).sum())(layer)[1]
+    assert {value.dtype for _, value in tree_flatten(gradient)} == {mx.float32}

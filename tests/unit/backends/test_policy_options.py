@@ -1,0 +1,96 @@
+"""What `backend.compile` and `backend.checkpointing` change, and what they must not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from mlx_align import backends, embedded
+from mlx_align.backends.base import Policy
+from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
+from mlx_align.data import collate
+from tests import support
+
+
+def policy(name: str = "mlx", model: Path | None = None, **options: Any) -> Policy:
+    made = backends.create(BackendConfig(name=name, device="cpu", **options)).load_policy(
+        model or embedded.model_folder(), AdapterConfig(rank=4), OptimConfig(), 0
+    )
+    made.load_adapter_state(support.disturbed(made.adapter_state()))
+    return made
+
+
+def trained(policy: Policy, count: int = 3) -> tuple[dict[str, np.ndarray], list[float]]:
+    """The adapter and losses after some updates of two micro-batches each."""
+    objective = support.objective("orpo")
+    losses = []
+    for step in range(count):
+        batches = [collate(support.examples()[i : i + 2]) for i in (4 * step, 4 * step + 2)]
+        counts: dict[str, float] = {}
+        for batch in batches:
+            for term, n in objective.method.counts(batch, objective.hp).items():
+                counts[term] = counts.get(term, 0.0) + n
+        scores = [policy.accumulate(batch, objective, counts, seed=step) for batch in batches]
+        losses.append(sum(s.sums[term] / counts[term] for s in scores for term in s.sums))
+        assert policy.update(1e-3).applied
+    return policy.adapter_state(), losses
+
+
+def assert_close(got: tuple[Any, list[float]], want: tuple[Any, list[float]]) -> None:
+    np.testing.assert_allclose(got[1], want[1], rtol=1e-5)
+    for name, value in want[0].items():
+        assert np.abs(got[0][name] - value).max() < 2e-5, name
+
+
+def test_compiling_changes_nothing_and_traces_each_shape_once() -> None:
+    compiled = policy(compile="on")
+    assert_close(trained(compiled), trained(policy(compile="off")))
+    before = compiled.memory().traces
+    assert before >= 1
+    batch = collate(support.examples()[:2])
+    objective = support.objective("orpo")
+    counts = objective.method.counts(batch, objective.hp)
+    compiled.accumulate(batch, objective, counts, seed=0)
+    again = compiled.memory().traces
+    compiled.accumulate(batch, objective, counts, seed=1)
+    assert compiled.memory().traces == again
+    compiled.accumulate(collate(support.examples()[:2], pad_to=128), objective, counts, seed=1)
+    assert compiled.memory().traces == again + 1
+
+
+def test_nothing_is_traced_without_compiling() -> None:
+    plain = policy(compile="off")
+    trained(plain, 1)
+    assert plain.memory().traces == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mlx", {"checkpointing": "attention"}),
+        ("mlx", {"checkpointing": "layers"}),
+        ("mlx", {"checkpointing": "layers", "compile": "on"}),
+        ("torch", {"checkpointing": "layers"}),
+    ],
+)
+def test_checkpointing_trains_the_same_adapter(name: str, options: dict[str, Any]) -> None:
+    assert_close(trained(policy(name, **options)), trained(policy(name)))
+
+
+def test_torch_checkpoints_only_while_it_trains() -> None:
+    checkpointed: Any = policy("torch", checkpointing="layers")
+    assert checkpointed._checkpointed
+    trained(checkpointed, 1)
+    assert all(layer.training for layer in checkpointed._checkpointed)
+    checkpointed.logps(collate(support.examples()[:2]))
+    assert not any(layer.training for layer in checkpointed._checkpointed)
+
+
+@pytest.mark.parametrize("options", [{"compile": "on"}, {"compile": "off"}, {"checkpointing": "attention"}])
+def test_options_of_mlx_are_refused_for_torch(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="torch"):
+        BackendConfig(name="torch", **options)
