@@ -14,6 +14,7 @@ from statistics import mean
 from typing import Any
 
 from mlx_align.methods import METHODS
+from tests.bench.peers import table
 from tests.bench.provenance import RESULTS
 from tests.conftest import ROOT
 
@@ -98,7 +99,14 @@ def _cell(method: str, reports: list[dict[str, Any]]) -> str:
     return f"{'' if passed else 'FAILS: '}{difference:.0e} from {reference}"
 
 
+def peers() -> str:
+    """Real trainers of other projects on the same work."""
+    return table.peers(read("peers.json"))
+
+
 SECTIONS: dict[str, Callable[[], str]] = {"manner": manner, "verified": verified}
+if (RESULTS / "peers.json").exists():
+    SECTIONS["peers"] = peers
 
 
 def render(text: str) -> str:

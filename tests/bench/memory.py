@@ -1,0 +1,279 @@
+"""The memory planner against what MLX measures: `make bench-memory` writes results/memory.json.
+
+Each configuration gets a small random model in a folder of its own. The planner sees that folder and the
+shape of a batch; a policy then trains on such a batch, and `mx.get_peak_memory` says how much that took, with
+the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_align import backends, methods
+from mlx_align.backends.base import Objective
+from mlx_align.batch import Batch
+from mlx_align.config import RunConfig
+from mlx_align.data import Example, Shape, collate
+from mlx_align.engine.planning import Adapter, Arithmetic, Footprint, read_facts
+from tests.bench.provenance import write
+
+WITHIN = 0.15
+"""How far a prediction may be from the measured peak."""
+STEPS = 3
+
+QWEN3: dict[str, Any] = {
+    "model_type": "qwen3",
+    "hidden_size": 256,
+    "num_hidden_layers": 6,
+    "intermediate_size": 768,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+    "vocab_size": 1024,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 4096,
+    "rope_theta": 1e4,
+    "tie_word_embeddings": True,
+}
+OTHERS: dict[str, dict[str, Any]] = {
+    "qwen3": {},
+    "llama": {"model_type": "llama"},
+    "gemma3": {
+        "model_type": "gemma3_text",
+        "query_pre_attn_scalar": 32,
+        "sliding_window": 512,
+        "sliding_window_pattern": 6,
+        "rope_local_base_freq": 1e4,
+        "rope_global_base_freq": 1e4,
+    },
+    "qwen3-moe": {
+        "model_type": "qwen3_moe",
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 384,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "norm_topk_prob": True,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration.
+
+    Attributes:
+        method: its name.
+        rows: B.
+        prompt, branch: tokens of every prompt and of every branch.
+        checkpointing: `backend.checkpointing`.
+        vocabulary: V.
+        architecture: a key of OTHERS.
+        bits: of the base's weights; 32 is float32, 16 bfloat16, 4 quantised.
+        model: further settings of config.json.
+        settings: tables of the run's configuration.
+    """
+
+    method: str = "orpo"
+    rows: int = 2
+    prompt: int = 128
+    branch: int = 128
+    checkpointing: str = "none"
+    vocabulary: int = 1024
+    architecture: str = "qwen3"
+    bits: int = 32
+    model: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        parts = [self.method, f"{self.rows} x ({self.prompt} + {self.branch})", self.checkpointing]
+        parts += [f"V {self.vocabulary:,}"]
+        parts += [self.architecture] if self.architecture != "qwen3" else []
+        parts += [f"{self.bits} bits"] if self.bits != 32 else []
+        parts += [f"{key} {value}" for key, value in (self.model | self.settings).items()]
+        return ", ".join(parts)
+
+    @property
+    def config(self) -> RunConfig:
+        dtype = "bfloat16" if self.bits == 16 else "float32"
+        backend = {"device": "cpu", "checkpointing": self.checkpointing, "dtype": dtype}
+        return RunConfig.model_validate({**self.settings, "backend": backend})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was predicted and what was measured, in bytes."""
+
+    name: str
+    case: Case
+    moment: str
+    predicted: int
+    measured: int
+
+    @property
+    def ratio(self) -> float:
+        return self.predicted / self.measured
+
+
+def cases() -> list[Case]:
+    """Method x batch x lengths x checkpointing x vocabulary, and then other models and settings."""
+    made = []
+    for checkpointing in ("none", "attention", "layers"):
+        way: dict[str, Any] = {"checkpointing": checkpointing}
+        made += [
+            Case("orpo", 2, 128, 128, **way),
+            Case("orpo", 1, 512, 128, vocabulary=32_000, **way),
+            Case("dpo", 1, 256, 64, vocabulary=151_936, **way),
+            Case("dpo", 4, 64, 64, vocabulary=8_000, **way),
+            Case("simpo", 4, 64, 128, vocabulary=32_000, **way),
+            Case("simpo", 1, 64, 256, **way),
+            Case("sft", 2, 128, 256, **way),
+            Case("sft", 4, 64, 128, vocabulary=151_936, **way),
+        ]
+    for architecture in ("llama", "gemma3", "qwen3-moe"):
+        made += [
+            Case(checkpointing=checkpointing, architecture=architecture)
+            for checkpointing in ("none", "layers")
+        ]
+    made += [
+        Case(bits=16),
+        Case(bits=16, checkpointing="layers"),
+        Case(bits=4),
+        Case(model={"num_hidden_layers": 12, "hidden_size": 128, "intermediate_size": 384}),
+        Case(model={"intermediate_size": 2048, "num_attention_heads": 4}, checkpointing="layers"),
+        Case(settings={"adapter": {"rank": 64}}),
+        Case(settings={"adapter": {"layers": 3}}),
+        Case(settings={"adapter": {"modules": "attention"}}),
+        Case(settings={"adapter": {"dropout": 0.1}}),
+        Case(settings={"adapter": {"type": "dora"}}),
+        Case(settings={"optim": {"name": "lion"}, "adapter": {"rank": 64}}),
+        Case(settings={"train": {"accumulate": 4}, "adapter": {"rank": 64}}),
+    ]
+    return made
+
+
+def measure(case: Case) -> Outcome:
+    """Predict and measure one configuration."""
+    with tempfile.TemporaryDirectory() as folder:
+        _write_model(case, Path(folder))
+        batch = _batch(case)
+        predicted = predict(case, Path(folder), batch)
+        measured = _train(case, Path(folder), batch)
+    return Outcome(case.name, case, predicted.moment, predicted.total, measured)
+
+
+def predict(case: Case, folder: Path, batch: Batch) -> Footprint:
+    """The planner's footprint at the worst moment of training on this batch."""
+    facts, config = read_facts(folder), case.config
+    habits = backends.create(config.backend).habits()
+    assert habits is not None
+    adapter = Adapter.on(facts, config.adapter)
+    arithmetic = Arithmetic(facts, adapter, habits, config, batch.branches)
+    shape = Shape(batch.size, batch.prompt_ids.shape[1], batch.branch_ids.shape[1], len(batch.scored))
+    return max(*arithmetic.training(shape), arithmetic.update(), key=lambda footprint: footprint.total)
+
+
+def _train(case: Case, folder: Path, batch: Batch) -> int:
+    """The highest peak of a few steps, without what was in memory before the model."""
+    import mlx.core as mx
+
+    config, method = case.config, methods.get(case.method)
+    objective = Objective(method, method.hyperparameters())
+    gc.collect()
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    policy = backends.create(config.backend).load_policy(folder, config.adapter, config.optim, seed=0)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    counts = {
+        term: count * config.train.accumulate for term, count in method.counts(batch, objective.hp).items()
+    }
+    for step in range(STEPS):
+        for _ in range(config.train.accumulate):
+            policy.accumulate(batch, objective, counts, seed=step)
+        policy.update(1e-4)
+    return mx.get_peak_memory() - before
+
+
+def _batch(case: Case) -> Batch:
+    method, rng = methods.get(case.method), np.random.default_rng(0)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(rng.integers(3, case.vocabulary, count).tolist())
+
+    examples = [
+        Example(
+            name=f"row {row}",
+            prompt_ids=ids(case.prompt),
+            branch_ids=tuple(ids(case.branch) for _ in range(method.branches)),
+            prompt_text="",
+            question="",
+            answers=("",) * method.branches,
+        )
+        for row in range(case.rows)
+    ]
+    zeros = [[np.zeros(case.branch, np.float32)] * method.branches] * case.rows
+    return collate(examples, ref_logps=zeros if method.needs_reference else None)
+
+
+def _write_model(case: Case, folder: Path) -> None:
+    """A random model in the Hugging Face layout."""
+    import mlx.core as mx
+    import mlx.nn as nn
+    from mlx.utils import tree_flatten
+
+    config = {**QWEN3, "vocab_size": case.vocabulary, **OTHERS[case.architecture], **case.model}
+    module = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
+    mx.random.seed(0)
+    model = module.Model(module.ModelArgs.from_dict(config))
+    if case.bits == 16:
+        model.set_dtype(mx.bfloat16)
+    elif case.bits < 16:
+        nn.quantize(model, group_size=64, bits=case.bits)
+        config["quantization"] = {"group_size": 64, "bits": case.bits}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())))
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """One line a configuration."""
+    return "\n".join(
+        f"{o.ratio:5.2f}  {o.predicted / 1e6:7.1f} {o.measured / 1e6:7.1f} MB  {o.moment:9} {o.name}"
+        for o in outcomes
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure everything and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="configurations whose name has this part")
+    chosen = parser.parse_args(arguments).only
+    outcomes = []
+    for case in cases():
+        if chosen in case.name:
+            outcomes.append(measure(case))
+            print(table(outcomes[-1:]), flush=True)
+    worst = max(outcomes, key=lambda o: abs(math.log(o.ratio)))
+    within = sum(abs(o.ratio - 1) <= WITHIN for o in outcomes)
+    print(f"{within} of {len(outcomes)} within {WITHIN:.0%}; the worst is {worst.ratio:.2f} ({worst.name})")
+    if chosen:
+        return
+    rows = [{**asdict(o), "case": asdict(o.case), "ratio": round(o.ratio, 3)} for o in outcomes]
+    summary = {"configurations": len(outcomes), "within": within, "tolerance": WITHIN, "worst": worst.ratio}
+    print(write("memory.json", {"device": "mlx:cpu", **summary, "outcomes": rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The peer benchmark for the README, from results/peers.json."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from tests.bench.peers.cells import METHODS
+from tests.bench.peers.contenders import OURS, twin_of
+
+Result = dict[str, Any]
+GROUPS = {
+    "headline": "UltraFeedback-like lengths (prompts about 180 tokens, responses about 220), "
+    "12 steps of 2 pairs",
+    "long": "Prompts of 1,000 tokens, responses of 200, 4 steps of 2 pairs",
+}
+
+
+def peers(result: Result) -> str:
+    """All of it."""
+    parts = [_introduction(result)]
+    for group, what in GROUPS.items():
+        if any(f"{group}-{method}" in result["cells"] for method in METHODS):
+            parts.append(_group(result, group, what))
+    parts += [_sweep(result), _disclosures(result)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _introduction(result: Result) -> str:
+    machine, gate = result["machine"], result["gate"]
+    return (
+        f"Measured with `make bench-peers` on {machine['processor']} ({machine['cores']} cores, "
+        f"{machine['memory_gb']:.0f} GB, {machine['system']}; {machine['device']}). Every arm is the peer's "
+        "own trainer in its own environment, given the same token ids, batches, first adapter (LoRA, rank 8, "
+        "all projections) and optimiser, in turns within one run; the median of the repeats. The rate counts "
+        "unpadded pair tokens (2P + C + R) over the whole run, traces and DPO's reference included; memory "
+        "is the peak over what the loaded model takes. An arm is compared only if its first loss "
+        f"({gate['loss']:.0e}), its adapter gradient ({gate['gradient']:.0e}) and its first update agree "
+        "with a float64 oracle."
+    )
+
+
+def _group(result: Result, group: str, what: str) -> str:
+    """One table: arms by methods."""
+    methods = [method for method in METHODS if f"{group}-{method}" in result["cells"]]
+    cells = {method: result["cells"][f"{group}-{method}"] for method in methods}
+    shape = next(iter(cells.values()))
+    lines = [
+        f"{what}; {shape['parameters'] / 1e6:.1f} million weights, V = {shape['shape']['vocab']:,}:",
+        "",
+        "| pair tokens/s, memory | " + " | ".join(methods) + " |",
+        "|---" * (len(methods) + 1) + "|",
+    ]
+    for name, arm in result["arms"].items():
+        row = [_entry(cells[method], name, method) for method in methods]
+        if any(row):
+            lines.append(f"| {arm['title']} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def _entry(cell: Result, name: str, method: str) -> str:
+    """Rate, memory and how many times as fast our arm of the same definition is."""
+    arm = cell["arms"].get(name)
+    if arm is None:
+        return ""
+    if "error" in arm:
+        return "does not run"
+    text = f"{arm['whole_rate']['median']:.0f}, {arm['peak_over_base'] / 1e9:.2f} GB"
+    if arm["gate"]["verdict"] != "equivalent":
+        return f"{text} (not equivalent: {'; '.join(arm['gate']['failed'])})"
+    if name in cell["ratios"]:
+        against = "" if twin_of(name, method) == "ours" else " ¹"
+        text += f" (ours {cell['ratios'][name]['whole']:.1f}x{against})"
+    return text
+
+
+def _sweep(result: Result) -> str:
+    """The sweep, a line for each peer and method."""
+    cells = [cell for name, cell in result["cells"].items() if name.startswith("sweep-")]
+    lines = []
+    for name, arm in result["arms"].items():
+        for method in METHODS:
+            found = [c["ratios"][name] for c in cells if c["method"] == method and name in c["ratios"]]
+            if name in OURS or not found:
+                continue
+            speed = [ratio["whole"] for ratio in found]
+            memory = [ratio["memory"] for ratio in found]
+            lines.append(
+                f"| {arm['title']} | {method} | {len(found)} | {min(speed):.1f}x | {median(speed):.1f}x | "
+                f"{max(speed):.1f}x | {min(memory):.2f} | {max(memory):.2f} |"
+            )
+    if not lines:
+        return ""
+    head = [
+        "A sweep with a smaller body: prompts of 50, 200 and 1,000 tokens, V = 16k and 152k, checkpointing "
+        "off and on (ours against the peer; memory as a share of the peer's):",
+        "",
+        "| | | cells | slowest | median | fastest | least memory | most |",
+        "|---" * 8 + "|",
+    ]
+    return "\n".join([*head, *lines])
+
+
+def _disclosures(result: Result) -> str:
+    lines = [
+        "¹ ORPO's likelihood over prompt and response, as this peer has it, on both sides. mlx-lm-lora "
+        "averages the likelihood within rows first; the work is the same as ours over the response.",
+        "",
+        "What had to be done to the peers, and what to know:",
+        *(f"- {arm['title']}: {what}." for arm in result["arms"].values() for what in arm["disclosed"]),
+        "- Memory of the MLX arms is MLX's own peak; of torch it is the resident set's.",
+        "- The C++ kernels that MLX compiles at run time on a CPU are in its disk cache before any timing.",
+    ]
+    return "\n".join(lines)
