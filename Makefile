@@ -25,7 +25,7 @@ else
   INSTALL   := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: help demo test check format bench-demo bench-cuda readme clean
+.PHONY: help demo test check format bench-demo bench-cuda bench-peers bench-memory readme clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -69,6 +69,16 @@ bench-demo: $(VENV)/.dev-$(DEVICE)
 # The parity proof on an NVIDIA GPU; writes tests/bench/results/parity-*.json and selftest/*.json.
 bench-cuda: $(VENV)/.dev-$(DEVICE)
 	$(BIN)/python -m tests.bench.cuda_parity
+
+# Other projects' trainers on the same work, alone on the machine for some hours; writes tests/bench/results/peers.json.
+# For a part of it: make bench-peers PEERS='--cells headline --arms ours trl'
+bench-peers: $(VENV)/.dev-$(DEVICE)
+	$(BIN)/python -m tests.bench.peers.environments
+	$(BIN)/python -m tests.bench.peers.run $(PEERS)
+
+# The memory planner against MLX's own count; writes tests/bench/results/memory.json.
+bench-memory: $(VENV)/.dev-$(DEVICE)
+	$(BIN)/python -m tests.bench.memory
 
 # Put the measured figures into README.md.
 readme: $(VENV)/.dev-$(DEVICE)

@@ -11,22 +11,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_align import embedded, methods
+from mlx_align import backends, embedded, launched, methods
+from mlx_align.backends.base import Objective
 from mlx_align.config import RunConfig
-from mlx_align.data import load_dataset
+from mlx_align.data import load_dataset, tokenize_rows
+from mlx_align.engine.data import data_path
 from mlx_align.engine.launch import launch
+from mlx_align.engine.planning import Forecast, Planner, forecast
+from mlx_align.engine.tokenizer import load_tokenizer
 from mlx_align.errors import InterruptedRunError, UsageError, error_class
 from mlx_align.events import Event, RunFailed, RunStopped
 from mlx_align.hub import ModelSource, resolve_model
 from mlx_align.runs import RunDirectory, create
 from mlx_align.settings import Resolved, gather, resolve
-
-
-def data_path(config: RunConfig) -> Path:
-    """The file or folder the rows come from; "sample" is the embedded one that fits the method."""
-    if config.data.path == embedded.SAMPLE and not Path(embedded.SAMPLE).exists():
-        return embedded.sample_for(methods.get(config.method.name).rows)
-    return Path(config.data.path).expanduser()
 
 
 def prepare(resolved: Resolved) -> RunDirectory:
@@ -55,6 +52,33 @@ def prepare(resolved: Resolved) -> RunDirectory:
         "origins": resolved.origins,
     }
     return create(Path(config.runs.dir).expanduser(), config, env)
+
+
+def plan(resolved: Resolved) -> Forecast:
+    """What a run would need of this machine's memory. It reads every row and the model's headers, no weights.
+
+    Raises:
+        UsageError: the model cannot be found or planned, or the backend's habits are not known.
+        DataError: a row or a file cannot be used.
+    """
+    config = resolved.config
+    source = resolve_model(config.model.path, config.model.revision)
+    method = methods.get(config.method.name)
+    dataset = load_dataset(
+        data_path(config), method.rows, valid_fraction=config.data.valid_fraction, seed=config.train.seed
+    )
+    _check_start(config)
+    tokenizer = load_tokenizer(source.folder)
+    limits: dict[str, Any] = {"max_length": config.data.max_length, "too_long": config.data.too_long}
+    train = tokenize_rows(dataset.train, tokenizer, **limits).examples
+    valid = tokenize_rows(dataset.valid, tokenizer, **limits).examples
+    objective = Objective(method, method.hyperparameters(**config.method.hyperparameters))
+    planner = Planner.of(backends.create(config.backend), source.folder, train, valid, objective)
+    if planner is None:
+        raise UsageError(
+            "only the mlx backend's memory can be planned", where=f"backend.name = {config.backend.name}"
+        )
+    return forecast(planner, config)
 
 
 def _check_start(config: RunConfig) -> None:
@@ -96,6 +120,12 @@ def align(
     Raises:
         AlignError: whatever ended the run early. An interrupt (Ctrl-C) first asks the run to save and stop.
     """
+    if launched.rank() is not None:
+        raise UsageError(
+            "a script cannot train on several ranks",
+            where="mlx.launch",
+            hint="Start the program instead: `mlx.launch ... mlx-align " + method + " ...`.",
+        )
     flags = {**(settings or {}), "model.path": model, "data.path": str(data)}
     run = prepare(resolve(gather(method, flags=flags, preset=preset)))
     last: Event | None = None

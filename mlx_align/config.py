@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mlx_align.errors import ConfigError
 
+EXCLUSIVE = (("train.epochs", "train.steps"), ("train.batch_size", "train.tokens_per_batch"))
+"""Keys of which a run has exactly one. The first has a default, which the second takes away by being set."""
+
 
 class Section(BaseModel):
     """A group of keys: frozen, and unknown keys are refused."""
@@ -136,16 +139,26 @@ class TrainConfig(Section):
 
     epochs: float | None = Field(default=1.0, gt=0, description="passes over the data; or set steps")
     steps: int | None = Field(default=None, ge=1, description="optimiser updates; or set epochs")
-    batch_size: int = Field(default=4, ge=1, description="rows in one forward and backward pass")
+    batch_size: int | None = Field(
+        default=4, ge=1, description="rows in one forward and backward pass; or set tokens_per_batch"
+    )
+    tokens_per_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="at most so many tokens, padding included, in one forward and backward pass: each prompt "
+        "once plus all its branches; or set batch_size",
+    )
     accumulate: int = Field(default=1, ge=1, description="micro-batches in one optimiser update")
     seed: int = Field(
         default=0, ge=0, lt=2**31, description="seeds adapter, order of rows, dropout and sampling"
     )
 
     @model_validator(mode="after")
-    def _one_length(self) -> TrainConfig:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("set exactly one of epochs and steps")
+    def _exactly_one(self) -> TrainConfig:
+        for pair in EXCLUSIVE:
+            first, second = (key.removeprefix("train.") for key in pair)
+            if (getattr(self, first) is None) == (getattr(self, second) is None):
+                raise ValueError(f"set exactly one of {first} and {second}")
         return self
 
 
@@ -179,6 +192,9 @@ class GuardConfig(Section):
     nonfinite_limit: int = Field(
         default=5, ge=1, description="stop after so many updates in a row with a non-finite loss or gradient"
     )
+    memory: Literal["refuse", "warn"] = Field(
+        default="refuse", description="what to do with a run that will not fit in memory (see plan); mlx only"
+    )
 
 
 class BackendConfig(Section):
@@ -196,6 +212,14 @@ class BackendConfig(Section):
         default="none",
         description="nf4 loads the base in 4 bits (QLoRA, arXiv:2305.14314); torch on CUDA only",
     )
+    checkpointing: Literal["none", "attention", "layers"] = Field(
+        default="none",
+        description="compute a part of the forward pass twice to save memory: the attention scores (mlx "
+        "only), or everything inside the layers",
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="mx.compile the training step: auto means on a GPU; mlx only"
+    )
 
     @model_validator(mode="after")
     def _four_bits_need_cuda(self) -> BackendConfig:
@@ -206,11 +230,24 @@ class BackendConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _mlx_only(self) -> BackendConfig:
+        if self.name != "mlx" and self.compile != "auto":
+            raise ValueError(f"compile has no meaning with name '{self.name}'")
+        if self.name != "mlx" and self.checkpointing == "attention":
+            raise ValueError(f"checkpointing 'attention' needs name 'mlx'; '{self.name}' has 'layers'")
+        return self
+
 
 class RunsConfig(Section):
-    """Where runs are kept."""
+    """Where runs are kept, and what they share."""
 
     dir: str = Field(default="runs", min_length=1, description="the folder that holds run directories")
+    cache: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the folder for what later runs can use again; unset: in the user's cache folder",
+    )
 
 
 class RunConfig(Section):
@@ -256,10 +293,7 @@ def without_none(tree: dict[str, Any]) -> dict[str, Any]:
 
 def to_toml(config: RunConfig) -> str:
     """The configuration as TOML; reading it back gives an equal RunConfig."""
-    tree = config.model_dump(mode="json")
-    if config.train.epochs is None:  # None is not TOML, and leaving it out would mean the default of 1
-        tree["train"].pop("epochs")
-    return tomli_w.dumps(without_none(tree))
+    return tomli_w.dumps(without_none(config.model_dump(mode="json")))
 
 
 def from_toml(path: Path) -> RunConfig:
@@ -270,8 +304,9 @@ def from_toml(path: Path) -> RunConfig:
     """
     tree = read_toml(path)
     train = tree.get("train", {})
-    if isinstance(train, dict) and "steps" in train:
-        train.setdefault("epochs", None)
+    for first, second in EXCLUSIVE:  # a key that is left out would mean its default
+        if isinstance(train, dict) and second.removeprefix("train.") in train:
+            train.setdefault(first.removeprefix("train."), None)
     try:
         return RunConfig.model_validate(tree)
     except ValueError as error:

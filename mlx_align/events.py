@@ -60,7 +60,9 @@ class Phase(Event):
 
 
 class Step(Event):
-    """One optimiser update. `tokens` counts real tokens, prompts once; `skipped`: not finite, not applied."""
+    """One optimiser update. `tokens` counts real tokens, prompts once, and `padded` the same with their
+    padding, as they were computed; `skipped`: not finite, not applied.
+    """
 
     type: Literal["step"] = "step"
     step: int
@@ -70,6 +72,7 @@ class Step(Event):
     grad_norm: Number
     metrics: dict[str, Number] = {}
     tokens: int = 0
+    padded: int = 0
     seconds: float = 0.0
     skipped: bool = False
 
@@ -115,13 +118,30 @@ class Checkpoint(Event):
 
 
 class Memory(Event):
-    """Memory in bytes as the backend reports it; `limit` is what this machine can give, 0 if unknown."""
+    """Memory in bytes as the backend reports it; `limit` is what this machine can give, 0 if unknown.
+    `traces` counts the computation graphs that were traced for a shape, 0 where the backend traces none.
+    """
 
     type: Literal["memory"] = "memory"
     step: int
     active: int
     peak: int
     limit: int = 0
+    traces: int = 0
+
+
+class Plan(Event):
+    """What the run will need at its worst `moment`, before weights are loaded: bytes by part and in `total`.
+    `available` is what this machine has for it, 0 if unknown; `advice` the cheapest change where it is tight.
+    """
+
+    type: Literal["plan"] = "plan"
+    moment: str
+    parts: dict[str, int]
+    total: int
+    available: int = 0
+    verdict: Literal["fits", "tight", "will not fit", "unknown"]
+    advice: str | None = None
 
 
 class Alert(Event):
@@ -178,7 +198,7 @@ class RunFailed(Event):
 
 
 AnyEvent = Annotated[
-    RunStarted | Phase | Step | Eval | Sample | Checkpoint | Memory | Alert | Heartbeat
+    RunStarted | Phase | Step | Eval | Sample | Checkpoint | Memory | Plan | Alert | Heartbeat
     | RunFinished | RunStopped | RunFailed,
     Field(discriminator="type"),
 ]  # fmt: skip
@@ -252,6 +272,7 @@ class RunState:
     checkpoints: History[Checkpoint] = field(default_factory=History)
     alerts: History[Alert] = field(default_factory=History)
     memory: Memory | None = None
+    plan: Plan | None = None
     end: RunFinished | RunStopped | RunFailed | None = None
 
     @property
@@ -284,6 +305,8 @@ def reduce(state: RunState, event: Event) -> RunState:
             return replace(state, checkpoints=state.checkpoints.append(event))
         case Memory():
             return replace(state, memory=event)
+        case Plan():
+            return replace(state, plan=event)
         case Alert():
             return replace(state, alerts=state.alerts.append(event))
         case RunFinished():

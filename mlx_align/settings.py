@@ -21,15 +21,12 @@ import platformdirs
 from pydantic import BaseModel, ValidationError
 
 from mlx_align import embedded, methods
-from mlx_align.config import RunConfig, read_toml
+from mlx_align.config import EXCLUSIVE, RunConfig, read_toml
 from mlx_align.errors import ConfigError
 
 ENV_PREFIX = "MLX_ALIGN_"
 SOFT = ("default", "method", "catalog", "user config", "preset")
 """Layers that speak of runs in general: what they say gives way without a word where it cannot hold."""
-
-EXCLUSIVE = (("train.epochs", "train.steps"),)
-"""Keys of which a run has exactly one: setting one in a layer unsets the other in the weaker layers."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     # A first look: does this data teach this model anything?
@@ -151,6 +148,12 @@ def user_config_path() -> Path:
     return platformdirs.user_config_path("mlx-align") / "config.toml"
 
 
+def cache_path(config: RunConfig) -> Path:
+    """The folder for what later runs can use again; it need not exist, and may be removed at any time."""
+    chosen = config.runs.cache
+    return platformdirs.user_cache_path("mlx-align") if chosen is None else Path(chosen).expanduser()
+
+
 def _preset(name: str | None) -> list[Layer]:
     if name is None:
         return []
@@ -246,6 +249,7 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for layer in layers:
+        # Setting one of two exclusive keys in a layer unsets the other in the weaker layers.
         for key, other in (*EXCLUSIVE, *(pair[::-1] for pair in EXCLUSIVE)):
             if layer.values.get(key) is not None:
                 if layer.values.get(other) is not None:

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from mlx_align.errors import EXIT_CODES, AlignError
-from mlx_align_cli import errors
-from mlx_align_cli.commands import config, doctor, generate, runs, train
+from mlx_align_cli import errors, ranks
+from mlx_align_cli.commands import config, doctor, generate, plan, runs, train
 
 ENDED = {129: "the terminal was closed", 143: "ended by SIGTERM (in both cases the run saves and stops)"}
 EPILOG = "Exit codes: " + ", ".join(f"{code} {text}" for code, text in {**EXIT_CODES, **ENDED}.items()) + "."
@@ -51,13 +51,15 @@ def options(
 train.register(app)
 app.add_typer(runs.app, name="runs", rich_help_panel="Runs")
 generate.register(app)
+plan.register(app)
 app.add_typer(config.app, name="config", rich_help_panel="Setup")
 doctor.register(app)
 
 
 def main() -> None:
     """Run the program and exit with its documented code; never a traceback for an error a person can mend."""
-    sys.exit(run(sys.argv[1:]))
+    arguments = sys.argv[1:]
+    sys.exit(ranks.quietly(run, arguments) if ranks.assists() else run(arguments))
 
 
 def run(arguments: list[str]) -> int:

@@ -79,6 +79,10 @@ Steps = Annotated[int | None, typer.Option(rich_help_panel=LENGTH, help="Optimis
 Epochs = Annotated[float | None, typer.Option(rich_help_panel=LENGTH, help="Passes over the data.")]
 Rate = Annotated[float | None, typer.Option("--lr", rich_help_panel=LENGTH, help="Peak learning rate.")]
 BatchSize = Annotated[int | None, typer.Option(rich_help_panel=LENGTH, help="Rows in one forward pass.")]
+TokensPerBatch = Annotated[
+    int | None,
+    typer.Option(rich_help_panel=LENGTH, help="Or so many tokens at most, padding included."),
+]
 Seed = Annotated[int | None, typer.Option(rich_help_panel=LENGTH, help="Seeds everything that is random.")]
 Backend = Annotated[
     str | None, typer.Option(metavar="mlx|torch", rich_help_panel=LENGTH, help="The framework that trains.")

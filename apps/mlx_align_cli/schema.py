@@ -20,7 +20,9 @@ EXAMPLES: dict[str, Any] = {
     "model.revision": "main",
     "adapter.start": "runs/NAME/adapter",
     "train.steps": 100,
+    "train.tokens_per_batch": 8192,
     "eval.patience": 3,
+    "runs.cache": "~/.cache/mlx-align",
 }
 """What a file shows for the keys that are unset by default: TOML cannot say that a key is unset."""
 

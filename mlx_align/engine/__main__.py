@@ -12,6 +12,9 @@ from types import FrameType
 
 from safetensors import SafetensorError
 
+from mlx_align import backends, launched
+from mlx_align.backends.base import World
+from mlx_align.engine.ranks import copy_run
 from mlx_align.engine.reporter import Reporter
 from mlx_align.engine.session import Session
 from mlx_align.errors import AlignError, DeviceAbortError, InterruptedRunError
@@ -35,12 +38,14 @@ def main(arguments: list[str]) -> int:
 
 def attempt(run: RunDirectory) -> int:
     """Continue a run whose lock is held, and say in its log how it ended."""
-    _stop_on_signals(run)
     number, seq = next_numbers(run.events)
     writer = EventWriter(run.events, attempt=number, seq=seq)
     report = Reporter(writer)
     try:
-        Session(run, report).work()
+        world = _join(report)
+        _stop_on_signals(run)
+        copy_run(run, world)
+        Session(run, report, world).work()
         code = 0
     except InterruptedRunError as error:
         code = error.exit_code
@@ -50,6 +55,12 @@ def attempt(run: RunDirectory) -> int:
     writer.sync()
     writer.close()
     return code
+
+
+def _join(report: Reporter) -> World:
+    if (rank := launched.rank()) is not None:
+        report.phase("loading", f"rank {rank} waits for the others")
+    return backends.join()
 
 
 def _fail(run: RunDirectory, report: Reporter, error: AlignError) -> int:
@@ -79,7 +90,8 @@ def explain(error: Exception, run: RunDirectory) -> AlignError:
     if isinstance(error, MemoryError) or any(word in str(error).lower() for word in DEVICE_WORDS):
         return DeviceAbortError(
             f"the device gave up: {error}",
-            hint="Try a smaller train.batch_size with more train.accumulate, or a smaller data.max_length.",
+            hint="Try a smaller train.batch_size or train.tokens_per_batch with more train.accumulate, or a "
+            "smaller data.max_length.",
         )
     return AlignError(
         f"this is a bug in mlx-align: {type(error).__name__}: {error}",

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_align import embedded, methods
 from mlx_align.backends.base import Objective
 from mlx_align.batch import Batch
-from mlx_align.config import TrainConfig
-from mlx_align.data import BatchPlan, Example, collate, eval_batches
+from mlx_align.config import RunConfig, TrainConfig
+from mlx_align.data import BatchPlan, Example, Shape, Sizes, collate, eval_batches
+from mlx_align.engine.state import total
 
 RefLogps = Sequence[Sequence[NDArray[np.float32]]]
 """For each example, for each of its branches, the (T_i,) reference log-probabilities."""
@@ -21,7 +24,7 @@ RefLogps = Sequence[Sequence[NDArray[np.float32]]]
 
 @dataclass
 class RunData:
-    """Training and held-out examples, and how they are divided into micro-batches.
+    """Training and held-out examples, and how they are divided into micro-batches and among ranks.
 
     `train_ref` and `valid_ref` are the reference log-probabilities, set once they are computed.
     """
@@ -30,21 +33,26 @@ class RunData:
     valid: Sequence[Example]
     config: TrainConfig
     objective: Objective
+    rank: int = 0
+    ranks: int = 1
     train_ref: RefLogps | None = None
     valid_ref: RefLogps | None = None
+    _open: dict[int, Batch | None] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        lengths = [example.length for example in self.train]
-        self._plan = BatchPlan(lengths, self.config.batch_size, self.config.seed)
         self._scores_prompt = self.objective.method.scores_prompt(self.objective.hp)
+        sizes = Sizes.of(self.train, scores_prompt=self._scores_prompt)
+        self._plan = BatchPlan(sizes, self.config, self.rank, self.ranks)
+
+    @property
+    def oversized(self) -> tuple[str, ...]:
+        """The names of training rows that are above the budget of tokens, each in a batch of its own."""
+        return tuple(self.train[row].name for row in self._plan.oversized)
 
     @property
     def end(self) -> int:
         """Micro-batches in the whole run."""
-        if self.config.steps is not None:
-            return self.config.steps * self.config.accumulate
-        epochs = self.config.epochs or 0.0  # the config has exactly one of the two
-        return max(1, math.ceil(epochs * self._plan.per_epoch))
+        return self._plan.end
 
     @property
     def total_steps(self) -> int:
@@ -60,17 +68,24 @@ class RunData:
         """Passes over the data after `position` micro-batches."""
         return position / self._plan.per_epoch
 
-    def batch(self, position: int) -> Batch:
-        """The micro-batch at a position: a pure function of the run's seed and the position."""
-        return self._collate(self.train, self._plan.indices(position), self.train_ref)
+    def batch(self, position: int) -> Batch | None:
+        """The rank's part of a micro-batch: a pure function of the run's seed and the position.
+
+        None if the micro-batch has fewer rows than there are ranks, and none for this one.
+        """
+        return self._open[position] if position in self._open else self._batch(position)
+
+    def rows(self, step: int) -> tuple[str, ...]:
+        """The names of the rows in the accumulation window of an update, those of all ranks."""
+        return tuple(self.train[i].name for at in self.window(step) for i in self._plan.all_indices(at))
 
     def window_counts(self, step: int) -> dict[str, float]:
-        """The loss's denominators over the accumulation window of an update."""
-        counts: dict[str, float] = {}
-        for position in self.window(step):
-            for term, count in self.counts(self.batch(position)).items():
-                counts[term] = counts.get(term, 0.0) + count
-        return counts
+        """What this rank adds to the loss's denominators over the accumulation window of an update.
+
+        The window is kept for `batch`.
+        """
+        self._open = {position: self._batch(position) for position in self.window(step)}
+        return total(self.counts(batch) for batch in self._open.values() if batch is not None)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """The loss's denominators of one batch."""
@@ -78,15 +93,33 @@ class RunData:
 
     def eval_batches(self) -> list[Batch]:
         """The held-out rows, each once."""
-        groups = eval_batches([example.length for example in self.valid], self.config.batch_size)
-        return [self._collate(self.valid, indices, self.valid_ref) for indices in groups]
+        groups = eval_batches(self.valid, self.config, scores_prompt=self._scores_prompt)
+        return [self._collate(self.valid, self.valid_ref, indices, shape) for indices, shape in groups]
 
-    def _collate(self, examples: Sequence[Example], indices: Sequence[int], ref: RefLogps | None) -> Batch:
+    def _batch(self, position: int) -> Batch | None:
+        indices = self._plan.indices(position)
+        return (
+            self._collate(self.train, self.train_ref, indices, self._plan.shape(position))
+            if indices
+            else None
+        )
+
+    def _collate(
+        self, examples: Sequence[Example], ref: RefLogps | None, indices: Sequence[int], shape: Shape
+    ) -> Batch:
         return collate(
             [examples[i] for i in indices],
             scores_prompt=self._scores_prompt,
             ref_logps=None if ref is None else [ref[i] for i in indices],
+            shape=shape,
         )
+
+
+def data_path(config: RunConfig) -> Path:
+    """The file or folder the rows come from; "sample" is the embedded one that fits the method."""
+    if config.data.path == embedded.SAMPLE and not Path(embedded.SAMPLE).exists():
+        return embedded.sample_for(methods.get(config.method.name).rows)
+    return Path(config.data.path).expanduser()
 
 
 def fingerprint(examples: Sequence[Example]) -> str:

@@ -7,30 +7,31 @@ from typing import TypeVar
 
 import numpy as np
 
-from mlx_align.backends.base import Policy
+from mlx_align.backends.base import ALONE, Policy, World
 from mlx_align.data import ChatTokenizer, Example
 from mlx_align.engine.data import RunData
-from mlx_align.engine.state import Window
+from mlx_align.engine.state import Window, total
 from mlx_align.evaluate import kl_estimate
 from mlx_align.events import Completion
 
 T = TypeVar("T")
 
 
-def evaluate(policy: Policy, data: RunData, progress: Callable[[int, int], None]) -> dict[str, float]:
-    """Loss and mean metrics over all held-out rows, each weighing the same."""
-    window, counts = Window(), dict[str, float]()
-    kl_sum, kl_tokens = 0.0, 0.0
-    batches = data.eval_batches()
+def evaluate(
+    policy: Policy, data: RunData, progress: Callable[[int, int], None], world: World = ALONE
+) -> dict[str, float]:
+    """Loss and mean metrics over all held-out rows, each weighing the same; every rank reads its batches."""
+    window, counts, kl = Window(), dict[str, float](), dict[str, float]()
+    batches = data.eval_batches()[world.rank :: world.size]
     for number, batch in enumerate(batches):
         scores = policy.evaluate(batch, data.objective)
-        window.add(scores, batch.size, batch.tokens())
-        for term, count in data.counts(batch).items():
-            counts[term] = counts.get(term, 0.0) + count
-        total, tokens = kl_estimate(scores.logps, batch)
-        kl_sum, kl_tokens = kl_sum + total, kl_tokens + tokens
+        window.add(scores, batch.size, batch.tokens(), batch.padded())
+        counts = total([counts, data.counts(batch)])
+        kl = total([kl, dict(zip(("sum", "tokens"), kl_estimate(scores.logps, batch), strict=True))])
         progress(number + 1, len(batches))
-    return {"loss": window.loss(counts), **window.means(), "kl": kl_sum / max(1.0, kl_tokens)}
+    window = window.of_all(world)
+    counts, kl = total(world.gather(counts)), total(world.gather(kl))
+    return {"loss": window.loss(counts), **window.means(), "kl": kl["sum"] / max(1.0, kl["tokens"])}
 
 
 def answer(

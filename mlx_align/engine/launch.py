@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from mlx_align import launched
 from mlx_align.errors import AlignError, DeviceAbortError, UsageError
 from mlx_align.events import Event, RunFailed, RunFinished, RunStopped
 from mlx_align.runs import CHECKPOINT, STOP, EventReader, RunDirectory
@@ -33,6 +34,8 @@ class Engine:
     def stop(self) -> None:
         """Ask it to save and stop."""
         self.run.control.request(STOP)
+        if launched.rank() is not None:  # it may still be waiting for other ranks, deaf to requests
+            self.process.terminate()
 
     def kill(self) -> None:
         """End it at once; the last checkpoint remains."""
@@ -117,8 +120,11 @@ def crash(run: RunDirectory, code: int | None) -> AlignError:
         name = signal.Signals(-code).name
         advice = {
             signal.SIGABRT: "A GPU watchdog or a failed allocation does this: try shorter sequences "
-            "(data.max_length) or smaller batches, and keep the display off. ",
+            "(data.max_length) or smaller batches, keep the display off and the Mac awake (`caffeinate -i`), "
+            "or set AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1, which asks macOS to be patient. ",
             signal.SIGKILL: "The system may have run out of memory: try smaller batches. ",
+            signal.SIGTERM: "It was still waiting for the other ranks. ",
+            signal.SIGALRM: "The other ranks did not come. ",
         }.get(signal.Signals(-code), "")
         return DeviceAbortError(f"the engine was ended by {name}", where=run.name, hint=advice + resume)
     return AlignError("the engine ended without a last word", where=run.name, hint=resume)

@@ -7,26 +7,31 @@ import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mlx_align import __version__, backends, methods
-from mlx_align.backends.base import Backend, Objective, Policy
+from mlx_align.backends.base import ALONE, Backend, Objective, Policy, World
 from mlx_align.config import RunConfig
 from mlx_align.data import ChatTokenizer, Dataset, Tokenized, lint, load_dataset, tokenize_rows
-from mlx_align.engine import reference
+from mlx_align.digests import ADAPTER, MODEL, Digests
 from mlx_align.engine.data import RunData, fingerprint
 from mlx_align.engine.evaluation import spread
+from mlx_align.engine.planning import Planner, preflight
+from mlx_align.engine.ranks import SharedControl, agree, settle, together
+from mlx_align.engine.reference import Reference
+from mlx_align.engine.reference_cache import ReferenceCache, Trouble, policy_digest
 from mlx_align.engine.reporter import Reporter
-from mlx_align.engine.state import TrainerState
+from mlx_align.engine.state import TrainerState, Window
 from mlx_align.engine.tokenizer import load_tokenizer
 from mlx_align.engine.trainer import Outcome, Trainer
-from mlx_align.errors import AlignError, DataError, InterruptedRunError
+from mlx_align.errors import AlignError, DataError, InterruptedRunError, UsageError
 from mlx_align.events import RunFinished, RunStarted, RunStopped
 from mlx_align.runs import STOP, Checkpoints, RunDirectory, Saved
 from mlx_align.runs.atomic import write_json
 from mlx_align.runs.checkpoints import export_adapter
+from mlx_align.runs.shards import Shards
+from mlx_align.settings import cache_path
 
-REFERENCE = "reference"
 FEW = 20
 """Fewer held-out rows than this say little: one row is more than five points of accuracy."""
 
@@ -37,14 +42,19 @@ class Session:
     Args:
         run: the run; its newest checkpoint, if it has one, is where the attempt begins.
         report: writes events.
+        world: the ranks that work on it together; each has a directory of its own, and rank 0 the run's.
     """
 
-    def __init__(self, run: RunDirectory, report: Reporter) -> None:
-        self.run, self.report = run, report
+    def __init__(self, run: RunDirectory, report: Reporter, world: World = ALONE) -> None:
+        self.run, self.report, self.world = run, report, world
+        self.control = SharedControl(run.control.folder, world)
         self.config: RunConfig = run.config()
         latest = run.checkpoints().latest()
         self.resumed: Saved | None = None if latest is None else Checkpoints.load(latest)
         self.total_steps = 0
+        self._cache = cache_path(self.config)
+        self._trouble = Trouble(self._cache, report)
+        self._digests = Digests(self._cache / "digests", self._trouble)
 
     def work(self) -> None:
         """Train to the end, or to a requested stop.
@@ -54,15 +64,24 @@ class Session:
             AlignError: whatever else ended it.
         """
         self.report.phase("loading", self.config.model.path)
-        backend = backends.create(self.config.backend)
-        tokenizer = load_tokenizer(Path(self.run.env()["model_folder"]))
-        data = self._data(tokenizer)
-        policy = self._policy(backend)
+        with together(self.world):
+            settle(self.run, self.world)
+            backend = backends.create(self.config.backend)
+            tokenizer = load_tokenizer(Path(self.run.env()["model_folder"]))
+            data = self._data(tokenizer)
+            self._preflight(backend, data)
+            weights = self._weights()
+            policy = self._policy(backend)
+            policy.join(self.world)
+        self._same_on_all_ranks(policy, weights)
         state = self._begin(backend, policy, data)
-        self._reference(policy, data)
+        self._reference(backend, policy, weights, data, state)
         if self.resumed is not None:
             policy.load_adapter_state(self.resumed.adapter)
             policy.load_training_state(self.resumed.training)
+        if self.world.rank != 0:  # an open window's sums are in the checkpoint, and rank 0 goes on with them
+            policy.discard()
+            state.window = Window()
         trainer = Trainer(
             policy,
             data,
@@ -70,9 +89,10 @@ class Session:
             self.config,
             state=state,
             report=self.report,
-            control=self.run.control,
+            control=self.control,
             checkpoints=self.run.checkpoints(self.config.checkpoint.keep),
             on_save=lambda state: self._summary("running", state),
+            world=self.world,
         )
         outcome = trainer.run()
         self._end(outcome, trainer.state)
@@ -90,7 +110,9 @@ class Session:
         )
         if dataset.fingerprint != env["data_fingerprint"]:
             raise DataError(
-                "the data has changed since this run was made",
+                "this is not the data that rank 0 has"
+                if self.world.rank
+                else "the data has changed since this run was made",
                 where=env["data"],
                 hint="Put the data back as it was, or start a new run.",
             )
@@ -102,21 +124,60 @@ class Session:
         }
         train = tokenize_rows(dataset.train, tokenizer, **limits)
         valid = tokenize_rows(dataset.valid, tokenizer, **limits)
-        self._same_tokens(fingerprint(train.examples + valid.examples))
+        self._same(
+            "tokens_fingerprint",
+            fingerprint(train.examples + valid.examples),
+            "the same rows give other tokens than when this run began",
+            "The tokenizer or its chat template has changed (some write the date): start a new run.",
+        )
         if self.resumed is None:
             self._lint(dataset, train, valid)
-        return RunData(train.examples, spread(valid.examples, config.eval.rows), config.train, objective)
-
-    def _same_tokens(self, tokens: str) -> None:
-        """A resume must see the same tokens, though a template may write the date or a file be exchanged."""
-        env = self.run.env()
-        if env.setdefault("tokens_fingerprint", tokens) != tokens:
-            raise DataError(
-                "the same rows give other tokens than when this run began",
-                where=env["model_folder"],
-                hint="The tokenizer or its chat template has changed (some write the date): start a new run.",
+        held_out = spread(valid.examples, config.eval.rows)
+        world = self.world
+        data = RunData(train.examples, held_out, config.train, objective, world.rank, world.size)
+        if self.resumed is None and (oversized := data.oversized):
+            text = (
+                f"{len(oversized)} rows are longer than train.tokens_per_batch = "
+                f"{config.train.tokens_per_batch} tokens, padding included; each is a batch of its own."
             )
+            self.report.alert("over-budget", text, rows=oversized)
+        return data
+
+    def _preflight(self, backend: Backend, data: RunData) -> None:
+        """Refuse what will not fit before its weights are read; a run that has begun is only warned."""
+        folder = Path(self.run.env()["model_folder"])
+        try:
+            planner = Planner.of(backend, folder, data.train, data.valid, data.objective, self.world.size)
+            if planner is not None:
+                otherwise = self.config.guard.memory if self.resumed is None else "warn"
+                preflight(planner, self.config, self.report, otherwise)
+        except UsageError as error:  # a model that the planner does not understand may train all the same
+            text = f"The run's memory could not be planned: {error.message}."
+            self.report.alert("not-planned", text, level="info")
+
+    def _same(self, name: str, value: str, changed: str, hint: str) -> None:
+        """Note a fact about the model's folder in env.json, or refuse a resume for which it is another."""
+        env = self.run.env()
+        if env.setdefault(name, value) != value:
+            raise DataError(changed, where=env["model_folder"], hint=hint)
         write_json(self.run.path / "env.json", env)
+
+    def _weights(self) -> str:
+        """The digest of the base model's weights, which a resume must find as they were."""
+        folder = Path(self.run.env()["model_folder"])
+        try:
+            digest = self._digests.folder(folder, MODEL)
+        except OSError as error:
+            raise UsageError(
+                f"the model cannot be read: {error.strerror or error}", where=str(folder)
+            ) from None
+        self._same(
+            "weights_fingerprint",
+            digest,
+            "the model's weights or its config.json have changed since this run began",
+            "Put the model back as it was, or start a new run.",
+        )
+        return digest
 
     def _lint(self, dataset: Dataset, train: Tokenized, valid: Tokenized) -> None:
         limit = self.config.data.max_length
@@ -131,7 +192,7 @@ class Session:
                 f"{dataset.leaked} held-out prompts are in the training data too: evaluation looks too good."
             )
             self.report.alert("leak", text)
-        if len(train.examples) < self.config.train.batch_size:
+        if len(train.examples) < (self.config.train.batch_size or 0):
             text = f"There are only {len(train.examples)} rows: every batch is smaller than train.batch_size."
             self.report.alert("few-rows", text)
         if len(valid.examples) < FEW:
@@ -143,21 +204,30 @@ class Session:
     def _policy(self, backend: Backend) -> Policy:
         config = self.config
         if config.adapter.start is not None:
-            # A copy in the run directory: the reference must not change if the original does.
-            kept = self.run.path / "start"
-            if not kept.exists():
-                export_adapter(Path(config.adapter.start).expanduser(), kept)
-            config = config.model_copy(
-                update={"adapter": config.adapter.model_copy(update={"start": str(kept)})}
-            )
+            self.run.keep_start()
+            start = {"start": str(self.run.start)}
+            config = config.model_copy(update={"adapter": config.adapter.model_copy(update=start)})
         folder = Path(self.run.env()["model_folder"])
         return backend.load_policy(folder, config.adapter, config.optim, config.train.seed)
+
+    def _same_on_all_ranks(self, policy: Policy, weights: str) -> None:
+        facts = {
+            "mlx-align's version": __version__,
+            "the rows' tokens": self.run.env()["tokens_fingerprint"],
+            "the model's weights": weights,
+        }
+        agree(self.world, facts)
+        # Rank 0's: another chip may round the norms that a DoRA adapter begins with differently.
+        first = policy.adapter_state()
+        mine = self.world.rank == 0
+        policy.load_adapter_state(self.world.sum({n: v if mine else 0 * v for n, v in first.items()}))
 
     def _begin(self, backend: Backend, policy: Policy, data: RunData) -> TrainerState:
         state = TrainerState() if self.resumed is None else TrainerState.from_json(self.resumed.trainer)
         self.total_steps = data.total_steps
         if state.best_checkpoint and not (self.run.path / "checkpoints" / state.best_checkpoint).is_dir():
             state.best_checkpoint = state.best_step = state.best_value = None  # removed: find a new best
+        state = TrainerState.from_json(self.world.gather(state.to_json())[0])  # rank 0 has the checkpoints
         self.report(
             RunStarted(
                 method=self.config.method.name,
@@ -178,51 +248,49 @@ class Session:
         self._summary("running", state)
         if advice := backend.advice():
             self.report.alert("slow-machine", advice, level="info")
+        for note in policy.notes:
+            self.report.alert("slower-forward", note, level="info")
         return state
 
-    def _reference(self, policy: Policy, data: RunData) -> None:
-        """Score held-out rows (for the KL estimate), and training rows where the loss needs them."""
-        folder = self.run.path / REFERENCE
-        if not folder.exists():
-            self.report.phase("reference", "scoring rows with the model as it starts")
-            progress = self.report.progress("reference")
+    def _reference(
+        self, backend: Backend, policy: Policy, weights: str, data: RunData, state: TrainerState
+    ) -> None:
+        """Score held-out rows (for the KL estimate), and training rows where the loss needs them.
 
-            def watched(done: int, total: int) -> None:
-                progress(done, total)
-                if self.run.control.requested(STOP):
-                    self.run.control.clear(STOP)
-                    self._summary("stopped", TrainerState())
-                    self.report(RunStopped(step=0, checkpoint=""))
-                    raise InterruptedRunError("stopped before the first step")
+        The policy is still as it was when the run began, also in a resume: no checkpoint is in it yet.
+        """
+        config, method = self.config, data.objective.method
+        start = None if config.adapter.start is None else self._digests.folder(self.run.start, ADAPTER)
+        known_as = policy_digest(weights, start, config.adapter, config.backend, backend)
+        reference = Reference(
+            policy,
+            Shards(self.run.path / "reference"),
+            ReferenceCache(self._cache / "reference", known_as, self.report, self._trouble),
+            config=config.train,
+            scores_prompt=method.scores_prompt(data.objective.hp),
+            report=self.report,
+            world=self.world,
+        )
+        progress = self.report.progress("reference")
 
-            options: dict[str, Any] = {
-                "batch_size": self.config.train.batch_size,
-                "scores_prompt": data.objective.method.scores_prompt(data.objective.hp),
-                "progress": watched,
-            }
-            parts = {"valid": reference.reference_logps(policy, data.valid, **options)}
-            if data.objective.method.needs_reference:
-                parts["train"] = reference.reference_logps(policy, data.train, **options)
-            reference.save(folder, **parts)
-        data.valid_ref = reference.load(folder, "valid", data.valid)
-        if data.objective.method.needs_reference:
-            data.train_ref = reference.load(folder, "train", data.train)
+        def watched(done: int, total: int) -> None:
+            progress(done, total)
+            if self.control.requested(STOP):
+                self._stop(state)
+
+        if method.needs_reference:
+            data.valid_ref, data.train_ref = reference.logps(data.valid, data.train, progress=watched)
+        else:
+            (data.valid_ref,) = reference.logps(data.valid, progress=watched)
 
     # Finishing
 
     def _end(self, outcome: Outcome, state: TrainerState) -> None:
-        checkpoints = self.run.checkpoints(self.config.checkpoint.keep)
-        latest = checkpoints.latest()
-        if latest is None:
-            raise AlignError("no checkpoint was saved", where=str(self.run.path))
         if outcome == "stopped":
-            self.run.control.clear(STOP)
-            self._summary("stopped", state)
-            self.report(RunStopped(step=state.step, checkpoint=f"checkpoints/{latest.name}"))
-            raise InterruptedRunError(f"stopped at step {state.step}")
-        best = latest if state.best_checkpoint is None else latest.with_name(state.best_checkpoint)
+            self._stop(state)
         self.report.phase("saving")
-        export_adapter(best, self.run.adapter)
+        if self.world.rank == 0:
+            self._export(state)
         self._summary("finished", state)
         if state.best_step == 0:
             self.report.alert(
@@ -240,6 +308,22 @@ class Session:
                 seconds=state.seconds,
             )
         )
+
+    def _export(self, state: TrainerState) -> None:
+        latest = self.run.checkpoints().latest()
+        if latest is None:
+            raise AlignError("no checkpoint was saved", where=str(self.run.path))
+        best = latest if state.best_checkpoint is None else latest.with_name(state.best_checkpoint)
+        export_adapter(best, self.run.adapter)
+
+    def _stop(self, state: TrainerState) -> NoReturn:
+        """Answer a request to stop; whatever is to be kept has been saved."""
+        latest = self.run.checkpoints().latest()
+        self.control.clear(STOP)
+        self._summary("stopped", state)
+        checkpoint = "" if latest is None else f"checkpoints/{latest.name}"
+        self.report(RunStopped(step=state.step, checkpoint=checkpoint))
+        raise InterruptedRunError(f"stopped at step {state.step}")
 
     def _summary(self, status: str, state: TrainerState) -> None:
         self.run.write_summary(

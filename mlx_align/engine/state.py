@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from mlx_align.backends.base import Scores
+from mlx_align.backends.base import Scores, World
 
 HIGHER_IS_BETTER = {"loss": False, "accuracy": True, "margin": True}
 
@@ -23,8 +24,9 @@ class Window:
     metrics: dict[str, float] = field(default_factory=dict)
     rows: int = 0
     tokens: int = 0
+    padded: int = 0
 
-    def add(self, scores: Scores, rows: int, tokens: int) -> None:
+    def add(self, scores: Scores, rows: int, tokens: int, padded: int) -> None:
         """Add one micro-batch."""
         for term, value in scores.sums.items():
             self.sums[term] = self.sums.get(term, 0.0) + value
@@ -32,6 +34,13 @@ class Window:
             self.metrics[name] = self.metrics.get(name, 0.0) + float(np.sum(values, dtype=np.float64))
         self.rows += rows
         self.tokens += tokens
+        self.padded += padded
+
+    def of_all(self, world: World) -> Window:
+        """The sums of all ranks together."""
+        parts = world.gather(asdict(self))
+        sums, metrics = (total(part[group] for part in parts) for group in ("sums", "metrics"))
+        return Window(sums, metrics, *(sum(part[n] for part in parts) for n in ("rows", "tokens", "padded")))
 
     def loss(self, counts: dict[str, float]) -> float:
         """The objective: each term's sum over its denominator."""
@@ -97,6 +106,15 @@ class TrainerState:
         window.update({group: _from_text(window[group]) for group in ("sums", "metrics")})
         last = _from_text(tree["last_metrics"])
         return cls(**{**tree, "last_metrics": last, "window": Window(**window)})
+
+
+def total(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Numbers of the same name added up."""
+    sums: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            sums[name] = sums.get(name, 0.0) + value
+    return sums
 
 
 def _to_text(numbers: dict[str, float]) -> dict[str, str]:

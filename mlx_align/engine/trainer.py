@@ -5,7 +5,8 @@
     between micro-batches: look for a request to stop or to save
 
 Everything that decides what happens next is a function of the configuration and of TrainerState, never
-of the clock, so a resumed run repeats the uninterrupted one.
+of the clock, so a resumed run repeats the uninterrupted one. And so several ranks, each with its own rows,
+stay together: whatever they decide by is added up over all of them first.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
-from mlx_align.backends.base import Policy, Update
-from mlx_align.batch import Batch
+from mlx_align.backends.base import ALONE, Policy, Update, World
 from mlx_align.config import RunConfig
 from mlx_align.data import ChatTokenizer
 from mlx_align.engine.data import RunData
 from mlx_align.engine.evaluation import answer, evaluate, spread
+from mlx_align.engine.guards import MemoryWatch
 from mlx_align.engine.reporter import Reporter
 from mlx_align.engine.schedule import learning_rate
-from mlx_align.engine.state import TrainerState, Window
+from mlx_align.engine.state import TrainerState, Window, total
 from mlx_align.errors import AlignError, DivergedError
 from mlx_align.events import Checkpoint, Eval, Memory, Sample, Step
 from mlx_align.runs import CHECKPOINT, STOP, Checkpoints, Control
@@ -44,6 +46,7 @@ class Trainer:
         control: requests from outside.
         checkpoints: where to save.
         on_save: called after each checkpoint.
+        world: the ranks that train together.
         clock: monotonic seconds, for throughput figures only.
     """
 
@@ -59,13 +62,15 @@ class Trainer:
         control: Control,
         checkpoints: Checkpoints,
         on_save: Callable[[TrainerState], None],
+        world: World = ALONE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy, self._data, self._tokenizer, self._config = policy, data, tokenizer, config
         self.state = state
         self._report, self._control, self._checkpoints = report, control, checkpoints
-        self._on_save, self._clock = on_save, clock
-        self._prompts = spread(data.valid, config.eval.samples)
+        self._on_save, self._world, self._clock = on_save, world, clock
+        self._memory = MemoryWatch()
+        self._prompts = spread(data.valid, config.eval.samples if world.rank == 0 else 0)
 
     def run(self) -> Outcome:
         """Train.
@@ -79,13 +84,13 @@ class Trainer:
             self._evaluate()
             self._save()
         self._report.phase("training")
-        total = self._data.total_steps
-        while self.state.step < total:
+        steps = self._data.total_steps
+        while self.state.step < steps:
             if self._stale():
                 return "early stop"
             if not self._window():
                 return "stopped"
-            self._after_update(self.state.step == total)
+            self._after_update(self.state.step == steps)
         return "completed"
 
     def _stale(self) -> bool:
@@ -97,7 +102,7 @@ class Trainer:
     def _window(self) -> bool:
         """Fill the window and apply it; False if a stop was requested before it was full."""
         state, began = self.state, self._clock()
-        counts = self._data.window_counts(state.step)
+        counts = total(self._world.gather(self._data.window_counts(state.step)))
         end = self._data.window(state.step).stop
         bad_rows: tuple[str, ...] = ()
         while state.position < end:
@@ -109,16 +114,20 @@ class Trainer:
                 self._save()
             bad_rows += self._micro_batch(counts)
             self._report.heartbeat(state.step)
-        self._apply(state.window, counts, bad_rows, began)
+        bad_rows = tuple(name for of_rank in self._world.gather(bad_rows) for name in of_rank)
+        self._apply(state.window.of_all(self._world), counts, bad_rows, began)
         return True
 
     def _micro_batch(self, counts: dict[str, float]) -> tuple[str, ...]:
         """Accumulate the micro-batch at the current position; returns the rows that were not finite."""
         state = self.state
         batch = self._data.batch(state.position)
-        seed = (self._config.train.seed << 32) + state.position
+        seed = (self._config.train.seed << 32) + state.position * self._world.size + self._world.rank
+        if batch is None:  # it has fewer rows than there are ranks
+            state.position += 1
+            return ()
         scores = self._policy.accumulate(batch, self._data.objective, counts, seed=seed)
-        state.window.add(scores, batch.size, batch.tokens())
+        state.window.add(scores, batch.size, batch.tokens(), batch.padded())
         state.position += 1
         if all(map(math.isfinite, scores.sums.values())):
             return ()
@@ -156,6 +165,7 @@ class Trainer:
                 grad_norm=update.grad_norm,
                 metrics=window.means(),
                 tokens=window.tokens,
+                padded=window.padded,
                 seconds=seconds,
                 skipped=not update.applied,
             )
@@ -169,7 +179,7 @@ class Trainer:
             state.bad_updates = 0
             return
         state.bad_updates += 1
-        rows = bad_rows or self._rows_of_last_window()
+        rows = bad_rows or self._data.rows(state.step - 1)
         self._report.alert(
             "non-finite",
             f"Step {state.step} was skipped: its {'loss' if bad_rows else 'gradient'} is not finite "
@@ -184,10 +194,6 @@ class Trainer:
                 hint="Try a smaller optim.lr or a longer optim.warmup, and look at the rows the alerts name. "
                 "The last good checkpoint is intact.",
             )
-
-    def _rows_of_last_window(self) -> tuple[str, ...]:
-        batches: list[Batch] = [self._data.batch(p) for p in self._data.window(self.state.step - 1)]
-        return tuple(name for batch in batches for name in batch.rows)
 
     # Between updates
 
@@ -206,7 +212,7 @@ class Trainer:
         best = False
         if self._data.valid:
             self._report.phase("evaluating")
-            metrics = evaluate(self._policy, self._data, self._report.progress("evaluating"))
+            metrics = evaluate(self._policy, self._data, self._report.progress("evaluating"), self._world)
             best = state.note_eval(metrics, self._config.eval.metric)
             if not math.isfinite(metrics["loss"]):
                 self._report.alert("non-finite-eval", "The held-out loss is not finite.", step=state.step)
@@ -220,7 +226,11 @@ class Trainer:
             answers = answer(self._policy, self._tokenizer, self._prompts, self._config.eval.max_tokens)
             self._report(Sample(step=state.step, completions=answers))
         use = self._policy.memory()
-        self._report(Memory(step=state.step, active=use.active, peak=use.peak, limit=use.limit))
+        self._report(
+            Memory(step=state.step, active=use.active, peak=use.peak, limit=use.limit, traces=use.traces)
+        )
+        if growth := self._memory.look(use):
+            self._report.alert("memory-growth", growth, step=state.step)
         return best
 
     def _save(self) -> None:
@@ -228,11 +238,15 @@ class Trainer:
         # The last window may be a short one, so the position may lie before the end of a whole one.
         micro = max(0, state.position - state.step * self._config.train.accumulate)
         name = self._checkpoints.name(state.step, micro)
+        training = self._policy.training_state()
+        trainer = replace(state, window=state.window.of_all(self._world)).to_json()
+        if self._world.rank != 0:
+            return
         path = self._checkpoints.save(
             name,
             write_adapter=self._policy.save_adapter,
-            training=self._policy.training_state(),
-            trainer=state.to_json(),
+            training=training,
+            trainer=trainer,
             keep_also=[state.best_checkpoint] if state.best_checkpoint else [],
         )
         self._report(

@@ -11,17 +11,17 @@ class Control:
     """Both ends of the requests to one run."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def request(self, what: str) -> None:
         """Ask the engine to stop (after saving), or to write a checkpoint and go on."""
-        self._folder.mkdir(exist_ok=True)
-        (self._folder / what).touch()
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / what).touch()
 
     def requested(self, what: str) -> bool:
         """Whether such a request waits."""
-        return (self._folder / what).exists()
+        return (self.folder / what).exists()
 
     def clear(self, what: str) -> None:
         """The request has been answered."""
-        (self._folder / what).unlink(missing_ok=True)
+        (self.folder / what).unlink(missing_ok=True)

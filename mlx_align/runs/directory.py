@@ -16,7 +16,7 @@ from mlx_align.config import BackendConfig, RunConfig, from_toml, to_toml
 from mlx_align.errors import AlignError, ConfigError, UsageError
 from mlx_align.events import RunState
 from mlx_align.runs.atomic import write_json, write_text
-from mlx_align.runs.checkpoints import Checkpoints
+from mlx_align.runs.checkpoints import Checkpoints, export_adapter
 from mlx_align.runs.control import Control
 from mlx_align.runs.eventlog import fold
 from mlx_align.runs.lock import holder, is_held
@@ -54,6 +54,17 @@ class RunDirectory:
     def adapter(self) -> Path:
         """The finished adapter, in mlx-lm's format."""
         return self.path / "adapter"
+
+    @property
+    def start(self) -> Path:
+        """A copy of the adapter it started from, if it started from one."""
+        return self.path / "start"
+
+    def keep_start(self) -> None:
+        """Copy the adapter it starts from: the reference must not change if the original does."""
+        start = self.config().adapter.start
+        if start is not None and not self.start.exists():
+            export_adapter(Path(start).expanduser(), self.start)
 
     @property
     def control(self) -> Control:

@@ -11,7 +11,7 @@ import typer
 
 from mlx_align.errors import ConfigError, UsageError
 from mlx_align.events import RunFinished
-from mlx_align_cli import naming, options
+from mlx_align_cli import naming, options, ranks
 from mlx_align_cli.commands.train import start
 from mlx_align_cli.display import Kind, choose
 
@@ -115,8 +115,12 @@ def resume_run(
     Returns:
         the exit code.
     """
+    ranks.refuse(detach=detach)
+    if ranks.assists():
+        return ranks.assist()
     run = naming.find_run(runs_dir, name)
     _refuse(run, method)
+    ranks.refuse(backend=(moved or {}).get("name", run.config().backend.name))
     if moved:
         old, new = run.config().backend, run.move(moved)
         print(

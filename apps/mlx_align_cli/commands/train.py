@@ -13,7 +13,7 @@ import typer
 from mlx_align import methods
 from mlx_align.errors import ConfigError, UsageError
 from mlx_align.methods import Method
-from mlx_align_cli import options
+from mlx_align_cli import options, ranks
 from mlx_align_cli.display import Kind, choose
 from mlx_align_cli.naming import program, run_word
 
@@ -76,6 +76,7 @@ def _command(method: Method) -> Callable[..., None]:
         epochs: options.Epochs = None,
         lr: options.Rate = None,
         batch_size: options.BatchSize = None,
+        tokens_per_batch: options.TokensPerBatch = None,
         seed: options.Seed = None,
         backend: options.Backend = None,
         device: options.Device = None,
@@ -93,6 +94,7 @@ def _command(method: Method) -> Callable[..., None]:
             "train.epochs": ("--epochs", epochs),
             "optim.lr": ("--lr", lr),
             "train.batch_size": ("--batch-size", batch_size),
+            "train.tokens_per_batch": ("--tokens-per-batch", tokens_per_batch),
             "train.seed": ("--seed", seed),
             "backend.name": ("--backend", backend),
             "backend.device": ("--device", device),
@@ -113,8 +115,11 @@ def perform(request: Request) -> None:
         raise typer.Exit(
             resume_run(request.resume, request.runs_dir, request.detach, request.kind, method=request.method)
         )
+    if ranks.assists():
+        raise typer.Exit(ranks.assist())
     flags = options.merge(request.named, request.assignments)
     resolved = options.resolved(request.method, flags, request.file, request.preset)
+    ranks.refuse(backend=resolved.config.backend.name)
     if request.dry_run:
         from mlx_align_cli.display.listing import print_settings
 
@@ -160,6 +165,7 @@ def _in_foreground(run: Any, kind: Kind) -> int:
 
 
 def _refuse_conflicts(request: Request) -> None:
+    ranks.refuse(detach=request.detach)
     if request.dry_run and request.detach:
         raise ConfigError(
             "--dry-run trains nothing, so there is nothing to --detach", hint="Give one of them."

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mlx_align.config import TrainConfig
 from mlx_align.events import RunFailed, RunFinished, RunState
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display import facts
@@ -50,9 +51,11 @@ def _origin(run: RunDirectory, state: RunState) -> RenderableType:
         ("model", f"{env.get('model', config.model.path)}{commit}"),
         ("data", str(env.get("data", config.data.path))),
         ("adapter", f"{shape.type}, rank {shape.rank}, modules {_words(shape.modules)}"),
-        ("training", f"{length}, {config.train.batch_size} x {config.train.accumulate} rows an update,"
+        ("training", f"{length}, {_portion(config.train)} an update,"
          f" {config.optim.name} lr {config.optim.lr:g}, seed {config.train.seed}"),
         ("time", f"{duration(facts.pace(state).elapsed)}, attempt {state.attempt}"),
+        ("computed", facts.computed(state)),
+        ("memory", facts.memory(state)),
         ("checkpoints", ", ".join(path.name for path in run.checkpoints().paths()) or "none"),
     ]  # fmt: skip
     if isinstance(state.end, RunFinished):
@@ -70,6 +73,12 @@ def _origin(run: RunDirectory, state: RunState) -> RenderableType:
     for key, text in rows:
         grid.add_row(key, Text(clean(text)))
     return grid
+
+
+def _portion(train: TrainConfig) -> str:
+    if train.tokens_per_batch is not None:
+        return f"up to {train.tokens_per_batch:,} x {train.accumulate} tokens"
+    return f"{train.batch_size} x {train.accumulate} rows"
 
 
 def _epochs(count: float | None) -> str:
@@ -113,6 +122,7 @@ def describe_json(run: RunDirectory) -> dict[str, Any]:
         "evals": [event.model_dump(mode="json") for event in state.evals],
         "checkpoints": [str(path) for path in run.checkpoints().paths()],
         "adapter": str(run.adapter.resolve()) if run.adapter.is_dir() else None,
+        "plan": state.plan.model_dump(mode="json") if state.plan else None,
         "alerts": [event.model_dump(mode="json") for event in state.alerts],
         "comparisons": [asdict(pair) for pair in comparisons(state)],
         "end": state.end.model_dump(mode="json") if state.end else None,

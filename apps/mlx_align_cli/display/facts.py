@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_align.events import Alert, Eval, RunFinished, RunState, Step
+from mlx_align_cli.display.text import size
 from mlx_align_cli.naming import program, short_path
 
 LABELS = {
@@ -120,6 +121,27 @@ def _earlier_seconds(state: RunState) -> float:
     """What earlier attempts did of that which still counts."""
     earlier: list[Step | Eval] = [*state.steps, *state.evals]
     return sum(event.seconds for event in earlier if event.attempt != state.attempt)
+
+
+def computed(state: RunState) -> str:
+    """How much of what the steps computed was padding, and how many graphs were traced for it."""
+    padded = sum(step.padded for step in state.steps)
+    waste = 1 - sum(step.tokens for step in state.steps) / padded if padded else 0.0
+    words = [f"{padded:,} tokens, {waste:.0%} of them padding"] if padded else ["nothing yet"]
+    traces = state.memory.traces if state.memory else 0
+    return ", ".join(words + ([f"{traces} traces"] if traces else []))
+
+
+def memory(state: RunState) -> str:
+    """What was planned before the run, and the most it has used."""
+    plan, use = state.plan, state.memory
+    words = []
+    if plan is not None:
+        of = f" of {size(plan.available)}" if plan.available else ""
+        words.append(f"planned {size(plan.total)}{of} ({plan.verdict})")
+    if use is not None and use.peak:
+        words.append(f"at most {size(use.peak)} used")
+    return ", ".join(words) or "not planned"
 
 
 def recent_alerts(state: RunState, limit: int = 3) -> list[Alert]:

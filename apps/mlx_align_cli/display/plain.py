@@ -12,6 +12,7 @@ from mlx_align.events import (
     Eval,
     Event,
     Phase,
+    Plan,
     RunStarted,
     RunState,
     Step,
@@ -65,6 +66,8 @@ class PlainDisplay(Display):
             case Phase() if event.name != self._phase and event.name in ("loading", "preparing", "reference"):
                 self._phase = event.name
                 return [clean(f"{event.name}: {event.detail}" if event.detail else event.name)]
+            case Plan():
+                return [f"memory: {facts.memory(state)}"]
             case Step() if event.skipped or _is_due(event.step, facts.total_steps(state)):
                 return [step_line(event, state)]
             case Eval():

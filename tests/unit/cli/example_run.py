@@ -50,7 +50,7 @@ def step(number: int) -> Step:
     loss = 1.9 * math.exp(-number / 25) + 0.1 + 0.05 * math.sin(number * 2)
     return Step(
         step=number, epoch=number / 300, loss=loss,
-        learning_rate=5e-5, grad_norm=0.731, metrics=metrics, tokens=196, seconds=0.25,
+        learning_rate=5e-5, grad_norm=0.731, metrics=metrics, tokens=196, padded=245, seconds=0.25,
     )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def story(until: int = TOTAL, end: Event | None = None) -> list[Event]:
     )
     events += [
         alert, evaluation(until), sample(until, CRISP),
-        Memory(step=until, active=10**8, peak=3 * 10**8, limit=8 * 10**9),
+        Memory(step=until, active=10**8, peak=3 * 10**8, limit=8 * 10**9, traces=7),
         Checkpoint(step=until, path=f"checkpoints/step-{until:06d}", best=True),
     ]  # fmt: skip
     return [*events, end] if end is not None else events

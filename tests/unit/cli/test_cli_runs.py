@@ -66,8 +66,10 @@ def test_runs_dir_is_a_flag_a_variable_and_a_key(cli, runs, monkeypatch, tmp_pat
 
 def test_show(cli, runs):
     text = cli("runs", "show", runs[0].name).out
+    computed = "4,900 tokens, 20% of them padding, 7 traces"
     for words in ("finished, step 20", "beta=0.1", "rank 16", CRISP, "held out", "mlx-align generate"):
         assert words in text
+    assert computed in text
     facts = json.loads(cli("runs", "show", runs[3].name, "--json").out)
     assert (facts["condition"], facts["step"], facts["comparisons"][0]["after"]) == ("crashed", 20, CRISP)
 

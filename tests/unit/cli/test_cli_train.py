@@ -80,6 +80,12 @@ def test_dry_run_trains_nothing_and_writes_nothing(cli, engines, tmp_path: Path)
     assert ["method.loss_type", "sigmoid", "default"] in [line.split() for line in result.out.splitlines()]
 
 
+def test_a_budget_of_tokens_takes_the_place_of_the_rows_in_a_batch(cli):
+    settings = json.loads(cli("orpo", "--tokens-per-batch", "8192", "--dry-run", "--json").out)
+    assert settings["train.tokens_per_batch"] == {"value": 8192, "origin": "flag"}
+    assert settings["train.batch_size"] == {"value": None, "origin": "flag"}
+
+
 CONFLICTS = [
     (["--lr", "1e-4", "--set", "optim.lr=1e-3"], "optim.lr"),
     (["tiny-chat", "--set", "model.path=x"], "MODEL"),
@@ -88,6 +94,7 @@ CONFLICTS = [
     (["--set", "optim.lrr=1"], "optim.lr"),
     (["--set", "method.gamma=1"], "method.gamma"),
     (["--batch-size", "0"], "train.batch_size"),
+    (["--batch-size", "2", "--tokens-per-batch", "99"], "train.tokens_per_batch"),
     (["--preset", "slow"], "quick, balanced, thorough"),
     (["--device", "tpu"], "backend.device"),
     (["--dry-run", "--detach"], "--detach"),

@@ -46,6 +46,7 @@ ANY_TEXT = st.text(min_size=1, max_size=20)
 LENGTHS = st.one_of(
     st.builds(TrainConfig, epochs=st.floats(0.01, 100), seed=st.integers(0, 2**31 - 1)),
     st.builds(TrainConfig, epochs=st.none(), steps=st.integers(1, 10**7)),
+    st.builds(TrainConfig, batch_size=st.none(), tokens_per_batch=st.integers(1, 10**6)),
 )
 CONFIGS = st.builds(
     RunConfig,
@@ -72,6 +73,11 @@ def test_any_configuration_reads_back_equal(config: RunConfig) -> None:
 def test_steps_in_the_file_do_not_bring_the_default_epochs_back(tmp_path: Path) -> None:
     config = RunConfig(train=TrainConfig(epochs=None, steps=5))
     assert there_and_back(config).train.epochs is None
+
+
+def test_a_budget_in_the_file_does_not_bring_the_default_batch_size_back() -> None:
+    config = RunConfig(train=TrainConfig(batch_size=None, tokens_per_batch=8192))
+    assert there_and_back(config) == config
 
 
 def test_a_configuration_cannot_be_changed() -> None:

@@ -22,6 +22,7 @@ def batch_of(masks: list[list[int]], ref: np.ndarray | None) -> Batch:
         branch_mask=mask,
         response_mask=mask,
         branch_row=np.repeat(np.arange(rows, dtype=np.int32), 2),
+        scored=np.flatnonzero(mask).astype(np.int32),
         ref_logps=ref,
         rows=tuple(f"d:{i}" for i in range(rows)),
     )

@@ -127,6 +127,17 @@ def test_steps_in_a_stronger_layer_unset_epochs_in_a_weaker_one(tmp_path: Path) 
     assert (by_flag.epochs, by_flag.steps) == (None, 7)
 
 
+def test_a_budget_of_tokens_takes_the_place_of_the_rows_in_a_batch_and_back(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("[train]\ntokens_per_batch = 8192\n")
+    by_file = resolved(file=file).config.train
+    assert (by_file.batch_size, by_file.tokens_per_batch) == (None, 8192)
+    by_flag = resolved(file=file, flags={"train.batch_size": 3}).config.train
+    assert (by_flag.batch_size, by_flag.tokens_per_batch) == (3, None)
+    assert "both set" in refusal(flags={"train.batch_size": 3, "train.tokens_per_batch": 8192}).message
+    assert "exactly one of batch_size" in refusal(flags={"train.batch_size": None}).message
+
+
 def test_both_lengths_in_one_layer_are_refused() -> None:
     error = refusal(flags={"train.steps": 7, "train.epochs": 2.0})
     assert "both set" in error.message

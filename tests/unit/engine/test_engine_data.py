@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from mlx_align.batch import Batch
 from mlx_align.config import TrainConfig
-from mlx_align.data import Example
+from mlx_align.data import Example, collate
+from mlx_align.engine import data as engine_data
 from mlx_align.engine.data import RunData, fingerprint
 from mlx_align.engine.evaluation import spread
 from tests import support
@@ -51,6 +54,36 @@ def test_a_windows_counts_are_those_of_its_batches() -> None:
         counts = made.window_counts(step)
         assert counts["odds"] == sum(batch.size for batch in batches)
         assert counts["nll"] == sum(float(batch.branch(batch.branch_mask, 0).sum()) for batch in batches)
+
+
+def test_a_budget_of_tokens_decides_how_many_batches_an_epoch_has() -> None:
+    made = data(16, epochs=2.0, batch_size=None, tokens_per_batch=1000, accumulate=2)
+    batches = [made.batch(position) for position in range(made.end)]
+    assert made.end % 2 == 0
+    half = made.end // 2
+    names = sorted(example.name for example in support.examples()[:16])
+    for epoch in (batches[:half], batches[half:]):
+        assert sorted(row for batch in epoch for row in batch.rows) == names
+    assert all(batch.padded() <= 1000 for batch in batches)
+    assert 1 < half < 16
+    assert (made.epoch(half), made.total_steps, made.oversized) == (1.0, half, ())
+
+
+def test_a_window_is_collated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = data(10, epochs=3.0, batch_size=3, accumulate=3)
+    calls: list[int] = []
+
+    def counting(examples: Sequence[Example], **options: Any) -> Batch:
+        calls.append(len(examples))
+        return collate(examples, **options)
+
+    monkeypatch.setattr(engine_data, "collate", counting)
+    made.window_counts(1)
+    batches = [made.batch(position) for position in made.window(1)]
+    assert calls == [batch.size for batch in batches]
+    assert [batch.rows for batch in batches] == [
+        data(10, epochs=3.0, batch_size=3, accumulate=3).batch(position).rows for position in made.window(1)
+    ]
 
 
 def test_evaluation_reads_each_held_out_row_once() -> None:

@@ -56,7 +56,8 @@ def test_it_trains(tmp_path: Path, brief: dict[str, Any], method: str, hp: dict[
     if method == "dpo":
         expected = AT_THE_REFERENCE[hp.get("loss_type", "sigmoid")]
         assert state.steps[0].loss == pytest.approx(expected, rel=1e-6)
-        assert state.steps[0].metrics["margin"] == 0.0
+        # Up to rounding: the reference was scored in batches of another shape.
+        assert state.steps[0].metrics["margin"] == pytest.approx(0.0, abs=1e-5)
 
 
 def test_scoring_the_prompt_too_is_another_loss(tmp_path: Path, brief: dict[str, Any]) -> None:

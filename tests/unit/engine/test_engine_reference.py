@@ -5,16 +5,23 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from mlx_align.engine import reference
-from mlx_align.errors import AlignError
-from mlx_align.events import Event, Step
+from mlx_align.batch import Batch
+from mlx_align.config import TrainConfig
+from mlx_align.data import Shape
+from mlx_align.engine.reference import SAVE_SECONDS, Reference, ScoredSet, reference_logps, row_key
+from mlx_align.engine.reference_cache import ReferenceCache, Trouble
+from mlx_align.engine.reporter import Reporter
+from mlx_align.events import Event, Phase, Step
 from mlx_align.runs import STOP
+from mlx_align.runs.shards import Shards
 from tests import same_run, support
 
 OnEvent = Callable[[Callable[[Event], None]], None]
@@ -22,15 +29,15 @@ OnEvent = Callable[[Callable[[Event], None]], None]
 
 @pytest.fixture
 def scorings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of rows of each call that scores rows with the reference."""
+    """The number of rows of each set that is scored with the reference."""
     calls: list[int] = []
-    score = reference.reference_logps
+    score = ScoredSet.score
 
-    def counted(policy: Any, examples: Any, **options: Any) -> Any:
-        calls.append(len(examples))
-        return score(policy, examples, **options)
+    def counted(self: ScoredSet, *arguments: Any) -> None:
+        calls.append(len(self.examples))
+        score(self, *arguments)
 
-    monkeypatch.setattr(reference, "reference_logps", counted)
+    monkeypatch.setattr(ScoredSet, "score", counted)
     return calls
 
 
@@ -59,20 +66,21 @@ def test_a_method_without_a_reference_scores_held_out_rows_only(
     run = support.new_run(tmp_path / "runs", "simpo", **brief)
     assert support.engine(run) == 0
     assert scorings == [2]
-    assert sorted(path.name for path in (run.path / "reference").iterdir()) == ["valid.safetensors"]
 
 
 def test_continuing_from_an_adapter_its_policy_is_the_reference(
     tmp_path: Path, brief: dict[str, Any], on_event: OnEvent
 ) -> None:
     """Also after a resume, and although the original has gone by then."""
-    first = support.new_run(tmp_path / "runs", "sft", **brief, optim__lr=1e-2)
+    first = support.new_run(tmp_path / "runs", "sft", **brief)
     assert support.engine(first) == 0
     start = tmp_path / "start"
     shutil.copytree(first.adapter, start)
+    weights = load_file(start / "adapters.safetensors")
+    save_file(support.disturbed(weights), start / "adapters.safetensors")
     options = {key: value for key, value in brief.items() if not key.startswith("adapter__")}
     options |= {"adapter__start": str(start), "optim__lr": 1e-3}
-    undisturbed = support.new_run(tmp_path / "a", "dpo", **options)
+    undisturbed = support.new_run(tmp_path / "a", "dpo", **options, runs__cache=str(tmp_path / "other"))
     assert support.engine(undisturbed) == 0
     opening = undisturbed.state().steps[0]
     assert opening.loss == pytest.approx(math.log(2), rel=1e-6)
@@ -88,18 +96,10 @@ def test_continuing_from_an_adapter_its_policy_is_the_reference(
 @pytest.mark.parametrize("scores_prompt", [False, True])
 def test_the_order_and_the_batches_do_not_matter(scores_prompt: bool) -> None:
     policy, examples = support.policy(), support.examples()[:7]
-    seen: list[tuple[int, int]] = []
     results = [
-        reference.reference_logps(
-            policy,
-            examples,
-            batch_size=size,
-            scores_prompt=scores_prompt,
-            progress=lambda done, total: seen.append((done, total)),
-        )
+        reference_logps(policy, examples, config=TrainConfig(batch_size=size), scores_prompt=scores_prompt)
         for size in (1, 3, 7)
     ]
-    assert seen[-1] == (7, 7)
     for example, *ways in zip(examples, *results, strict=True):
         for branch, *arrays in zip(example.branch_ids, *ways, strict=True):
             lead = len(example.prompt_ids) - 1 if scores_prompt else 0
@@ -108,15 +108,126 @@ def test_the_order_and_the_batches_do_not_matter(scores_prompt: bool) -> None:
                 np.testing.assert_allclose(array, arrays[0], atol=1e-5)
 
 
-def test_what_is_kept_is_what_was_computed(tmp_path: Path) -> None:
-    examples = support.examples()[:3]
-    rng = np.random.default_rng(0)
-    made = [[rng.normal(size=len(b)).astype(np.float32) for b in e.branch_ids] for e in examples]
-    reference.save(tmp_path / "reference", train=made, valid=[])
-    back = reference.load(tmp_path / "reference", "train", examples)
-    for want, got in zip(made, back, strict=True):
-        for one, other in zip(want, got, strict=True):
-            np.testing.assert_array_equal(one, other)
-    assert reference.load(tmp_path / "reference", "valid", []) == []
-    with pytest.raises(AlignError, match="of 3 rows, the data has 2"):
-        reference.load(tmp_path / "reference", "train", examples[:2])
+class Counting:
+    """A policy that says for each token how many calls it has answered."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, ...]] = []
+
+    def logps(self, batch: Batch) -> np.ndarray:
+        self.calls.append(batch.rows)
+        return batch.branch_mask * np.float32(len(self.calls))
+
+
+def told(rows: list[Any]) -> list[int]:
+    """The call that each row was scored in, from a Counting policy."""
+    return [int(row[0][0]) for row in rows]
+
+
+def scored_set(examples: Any) -> ScoredSet:
+    return ScoredSet.of(examples, TrainConfig(batch_size=2), False)
+
+
+def score(policy: Any, known: dict[bytes, Any], examples: Any) -> list[int]:
+    rows = scored_set(examples)
+    rows.score(policy, known, lambda done, total: None)
+    return told([known[key] for key in rows.keys])
+
+
+def test_a_batch_is_left_out_only_if_all_its_rows_are_known() -> None:
+    examples = sorted(support.examples()[:6], key=lambda example: example.length)
+    policy, known = Counting(), dict[bytes, Any]()
+    assert score(policy, known, examples) == [1, 1, 2, 2, 3, 3]
+    assert score(policy, known, examples) == [1, 1, 2, 2, 3, 3]
+    assert len(policy.calls) == 3
+    del known[scored_set(examples).keys[3]]
+    assert score(policy, known, examples) == [1, 1, 2, 4, 3, 3], "what is known keeps its value"
+    assert policy.calls[3] == policy.calls[1], "the batch is the one that it always was"
+
+
+def test_progress_counts_rows() -> None:
+    seen: list[tuple[int, int]] = []
+    scored_set(support.examples()[:5]).score(Counting(), {}, lambda done, total: seen.append((done, total)))
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_a_row_that_comes_twice_in_one_shape_has_one_value() -> None:
+    example = support.examples()[0]
+    rows = [example, replace(example, name="elsewhere.jsonl:1")] * 2
+    assert score(Counting(), {}, rows) == [1, 1, 1, 1]
+
+
+def test_whatever_changes_the_values_changes_the_key() -> None:
+    example = support.examples()[0]
+    prompt, (first, second) = example.prompt_ids, example.branch_ids
+    others = [
+        example,
+        replace(example, prompt_ids=(*prompt[:-1], prompt[-1] + 1)),
+        replace(example, branch_ids=(second, first)),
+        replace(example, branch_ids=(first,)),
+        replace(example, prompt_ids=prompt[:-1], branch_ids=((prompt[-1], *first), second)),
+        replace(example, branch_ids=((*first, second[0]), second[1:])),
+    ]
+    shapes = [Shape(2, 32, 16, 64), Shape(4, 32, 16, 64), Shape(2, 16, 32, 64), Shape(2, 32, 16, 128)]
+    keys = [row_key(other, shape, flag) for other in others for shape in shapes for flag in (False, True)]
+    assert len(set(keys)) == len(keys) == 2 * len(shapes) * len(others)
+
+
+def keeper(
+    tmp_path: Path, policy: Any, report: Reporter, clock: Callable[[], float] = lambda: 0.0
+) -> Reference:
+    trouble = Trouble(tmp_path / "cache", report)
+    return Reference(
+        policy,
+        Shards(tmp_path / "reference"),
+        ReferenceCache(tmp_path / "cache", "p", report, trouble),
+        config=TrainConfig(batch_size=2),
+        scores_prompt=False,
+        report=report,
+        clock=clock,
+    )
+
+
+def test_a_pass_that_is_killed_has_kept_all_but_the_last_seconds(tmp_path: Path) -> None:
+    now, kept = [0.0], list[int]()
+
+    def watch(done: int, total: int) -> None:
+        now[0] += 0.6 * SAVE_SECONDS
+        kept.append(len(list((tmp_path / "reference").glob("*"))))
+
+    examples = support.examples()[:10]
+    keeper(tmp_path, Counting(), Reporter(lambda _: None), lambda: now[0]).logps(examples, progress=watch)
+    assert kept == [0, 0, 1, 1, 2]
+    rows = [len(Shards(tmp_path / folder).read(Anything())[0]) for folder in ("reference", "cache/p")]
+    assert rows == [10, 10]
+
+
+class Anything:
+    def __contains__(self, key: object) -> bool:
+        return True
+
+
+def test_a_pass_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
+    examples = sorted(support.examples()[:6], key=lambda example: example.length)
+    policy, events = Counting(), list[Event]()
+
+    def end(done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        keeper(tmp_path, policy, Reporter(events.append)).logps(examples, progress=end)
+    shutil.rmtree(tmp_path / "cache")
+    (rows,) = keeper(tmp_path, policy, Reporter(events.append)).logps(examples, progress=lambda *_: None)
+    assert told(rows) == [1, 1, 2, 2, 3, 3]
+    assert [event.detail for event in events if isinstance(event, Phase)] == [
+        "scoring 6 rows with the model as it starts; 0 of 6 rows are in the cache",
+        "scoring 2 rows with the model as it starts; 0 of 6 rows are in the cache",
+    ]
+
+
+def test_sets_without_rows(tmp_path: Path) -> None:
+    assert keeper(tmp_path, Counting(), Reporter(lambda _: None)).logps([], [], progress=lambda *_: None) == (
+        [],
+        [],
+    )

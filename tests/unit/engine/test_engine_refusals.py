@@ -140,6 +140,17 @@ def test_rows_too_long_are_left_out_and_named(tmp_path: Path, brief: dict[str, A
     assert run.state().started.train_rows == sum(length <= limit for length in lengths)  # type: ignore[union-attr]
 
 
+def test_rows_above_the_budget_of_tokens_are_named_once(tmp_path: Path, brief: dict[str, Any]) -> None:
+    run = support.new_run(tmp_path / "runs", **brief, train__batch_size=None, train__tokens_per_batch=64)
+    assert support.engine(run) == 0
+    (alert,) = [alert for alert in run.state().alerts if alert.code == "over-budget"]
+    assert "train.tokens_per_batch = 64" in alert.message
+    assert alert.level == "warning"
+    assert all("jsonl:" in row for row in alert.rows)
+    steps = list(run.state().steps)
+    assert all(0 < step.tokens <= step.padded for step in steps)
+
+
 def test_modules_the_model_does_not_have(tmp_path: Path, brief: dict[str, Any]) -> None:
     run = support.new_run(tmp_path / "runs", **{**brief, "adapter__modules": ["query_key_value"]})
     assert support.engine(run) == 2

@@ -20,13 +20,13 @@ def scores(nll: float, margins: list[float]) -> Scores:
 
 def test_rows_weigh_the_same_however_they_were_divided() -> None:
     one, two = Window(), Window()
-    one.add(scores(6.0, [1.0, 2.0, 6.0]), rows=3, tokens=30)
-    two.add(scores(1.0, [1.0]), rows=1, tokens=5)
-    two.add(scores(5.0, [2.0, 6.0]), rows=2, tokens=25)
+    one.add(scores(6.0, [1.0, 2.0, 6.0]), rows=3, tokens=30, padded=48)
+    two.add(scores(1.0, [1.0]), rows=1, tokens=5, padded=8)
+    two.add(scores(5.0, [2.0, 6.0]), rows=2, tokens=25, padded=40)
     assert one == two
     assert one.means() == {"margin": 3.0}
     assert one.loss({"nll": 12.0}) == 0.5
-    assert (one.rows, one.tokens) == (3, 30)
+    assert (one.rows, one.tokens, one.padded) == (3, 30, 48)
 
 
 def test_each_term_has_its_own_denominator() -> None:
@@ -74,7 +74,7 @@ def test_state_survives_json_bit_for_bit() -> None:
     odd = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": -0.0, "e": 0.1 + 0.2, "f": 5e-324}
     state = TrainerState(
         step=3, position=7, bad_updates=2, best_value=0.1 + 0.2, best_step=1, best_checkpoint="step-000001",
-        stale_evals=1, seconds=1 / 3, last_metrics=odd, window=Window(dict(odd), dict(odd), 4, 99),
+        stale_evals=1, seconds=1 / 3, last_metrics=odd, window=Window(dict(odd), dict(odd), 4, 99, 128),
     )  # fmt: skip
     text = json.dumps(state.to_json(), allow_nan=False)
     back = TrainerState.from_json(json.loads(text))

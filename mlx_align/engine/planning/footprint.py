@@ -1,0 +1,361 @@
+"""How many bytes a run needs, by moment and by part. Pure arithmetic.
+
+With n tokens read, of which every branch's own follow its prompt (`backends.mlx.prefix`), one layer keeps
+until the backward pass, in arrays of the compute type unless said otherwise:
+
+    norms       n * d for the input of each (two, in gemma four), and its output where an adapter reads it
+    attention   queries before their norm, scaled queries and the result, n * (heads * head_dim) each; keys
+                and values, of a prompt once, and joined with the branch's own for every branch
+    scores      (branches, heads, queries, keys) after the softmax; with a soft cap also before it
+    MLP         the arrays that act(gate) * up keeps, n * ff each (`MemoryHabits.gated`)
+    adapter     n * r for every adapted module
+
+The last layer of the prompts is read for its keys and values only. Checkpointed attention keeps everything
+but the scores, checkpointed layers only their inputs and the prompts' keys and values; the layer that is
+computed again is then alive as a whole.
+
+Memory is highest at one of these moments, and what a run needs is the largest of them:
+
+    loss        everything is kept, and the head works on a chunk of logits
+    backward    everything is kept, and the last layer's derivative is computed
+    prompts     the branches' last two layers are done, and the prompts' last full one is differentiated
+    update      the optimiser makes the new adapter beside the old one
+    evaluation  nothing is kept but the prompts' keys and values
+    sampling    the keys and values of the answers that are being written
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from mlx_align.backends.base import MemoryHabits
+from mlx_align.backends.modules import GROUPS, choose_modules
+from mlx_align.config import AdapterConfig, RunConfig
+from mlx_align.data import Shape
+from mlx_align.engine.planning.facts import Linear, ModelFacts
+from mlx_align.errors import UsageError
+
+Moment = Literal["loss", "backward", "prompts", "update", "evaluation", "sampling"]
+FLOAT = 4
+"""Bytes of a float32: adapter, gradient, optimiser and log-probabilities are kept in it."""
+SLOTS = {"adamw": 2.0, "adam": 2.0, "lion": 1.0, "muon": 1.0, "adafactor": 0.1}
+"""What an optimiser remembers, in adapters: two moments, one, or sums of rows and columns."""
+CACHE_STEP, PREFILL = 256, 2048
+"""mlx-lm's: a cache grows by so many tokens (old and new then exist), a prompt is read in such pieces."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes at one moment, by part.
+
+    Attributes:
+        moment: when (this module's head).
+        weights: the frozen base.
+        adapter: the trained numbers.
+        optimiser: what the optimiser remembers.
+        gradient: of the adapter, as far as it exists.
+        activations: what layers keep until the backward pass, but for the next two.
+        keys: keys and values.
+        scores: attention scores.
+        head: features of the scored tokens, and the logits that exist at a time.
+        work: what the moment's own computation needs.
+    """
+
+    moment: Moment
+    weights: int
+    adapter: int
+    optimiser: int
+    gradient: int = 0
+    activations: int = 0
+    keys: int = 0
+    scores: int = 0
+    head: int = 0
+    work: int = 0
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Name -> bytes."""
+        return {name: value for name, value in vars(self).items() if name != "moment"}
+
+    @property
+    def total(self) -> int:
+        """Bytes of all parts."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What an adapter adds to the layers that it is on.
+
+    Attributes:
+        parameters: how many numbers are trained.
+        layers: the last so many are adapted; no derivative is needed below them.
+        ranks: r of all modules of a layer, of the chosen experts only.
+        inputs, outputs: widths of all modules of a layer, likewise.
+        attention, mlp: which halves of a layer have adapted modules.
+        dropout: whether inputs are dropped out first.
+        dora: whether columns are rescaled (DoRA).
+        largest: numbers in the largest adapted matrix.
+    """
+
+    parameters: int
+    layers: int
+    ranks: int
+    inputs: int
+    outputs: int
+    attention: bool
+    mlp: bool
+    dropout: bool
+    dora: bool
+    largest: int
+
+    @classmethod
+    def on(cls, model: ModelFacts, config: AdapterConfig) -> Adapter:
+        """The adapter that a configuration puts on a model.
+
+        Raises:
+            UsageError: the model has no such modules.
+        """
+        count = model.layers if config.layers == "all" else min(config.layers, model.layers)
+        first = model.layers - count
+        linears = [linear for linear in model.linears if linear.layer >= first]
+        if not linears:
+            raise UsageError("the model's layers have no linear modules", where="adapter.modules")
+        keys = set(_modules(linears, config))
+        adapted = [linear for linear in linears if linear.name in keys]
+        one = [linear for linear in adapted if linear.layer == adapted[-1].layer]
+        dora = config.type == "dora"
+        numbers = sum(
+            x.copies * (config.rank * (x.inputs + x.outputs) + (x.outputs if dora else 0)) for x in adapted
+        )
+        times = [model.chosen if x.copies > 1 else 1 for x in one]
+        return cls(
+            parameters=numbers,
+            layers=count,
+            ranks=config.rank * sum(times),
+            inputs=sum(x.inputs * n for x, n in zip(one, times, strict=True)),
+            outputs=sum(x.outputs * n for x, n in zip(one, times, strict=True)),
+            attention=any(_in_attention(x.name) for x in one),
+            mlp=any(not _in_attention(x.name) for x in one),
+            dropout=config.dropout > 0,
+            dora=dora,
+            largest=max(x.inputs * x.outputs for x in one),
+        )
+
+
+def _modules(linears: list[Linear], config: AdapterConfig) -> list[str]:
+    names = [linear.name for linear in linears]
+    try:
+        return choose_modules(names, config.modules)
+    except UsageError:
+        # mlx-lm renames some modules when it loads a model; a name that is wrong it will refuse itself.
+        return sorted(set(names))
+
+
+def _in_attention(name: str) -> bool:
+    return any(mark in name for mark in GROUPS["attention"])
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A stretch of tokens that every layer reads: the prompts, or the branches after them."""
+
+    tokens: int
+    sequences: int
+    queries: int
+    keys: int
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The bytes of one configuration on one backend.
+
+    Args:
+        model: the base.
+        adapter: what is trained.
+        habits: the backend's.
+        config: the run's.
+        branches: k.
+    """
+
+    model: ModelFacts
+    adapter: Adapter
+    habits: MemoryHabits
+    config: RunConfig
+    branches: int
+
+    @property
+    def resting(self) -> Footprint:
+        """What is there all the time."""
+        adapter = FLOAT * self.adapter.parameters
+        return Footprint(
+            "update",
+            weights=self.model.weight_bytes(self.habits.float_bytes),
+            adapter=adapter,
+            optimiser=round(adapter * SLOTS[self.config.optim.name]),
+        )
+
+    def update(self) -> Footprint:
+        """Old and new adapter and optimiser, the gradient and the clipped gradient."""
+        rest = self.resting
+        return replace(
+            rest, gradient=2 * rest.adapter, adapter=2 * rest.adapter, optimiser=2 * rest.optimiser
+        )
+
+    # A batch with its gradient
+
+    def training(self, shape: Shape) -> Iterator[Footprint]:
+        """The moments of one forward and backward pass."""
+        own, prompts = self._passes(shape)
+        layers, full = self.adapter.layers, self.adapter.layers - 1
+        features = self._features(shape, own)
+        rest = self.resting
+        # Layers that are computed again in turn all add to one gradient, and so do a window's micro-batches.
+        whole = self._checkpointing == "layers" or self.config.train.accumulate > 1
+        rest = replace(rest, gradient=rest.adapter if whole else 0)
+        kept = replace(
+            rest,
+            activations=layers * self._activations(own) + full * self._activations(prompts),
+            keys=layers * (self._keys(own) + self._recorded(prompts)),
+            scores=layers * self._kept_scores(own) + full * self._kept_scores(prompts),
+            head=features,
+        )
+        yield replace(kept, moment="loss", head=features + self._chunk(shape, grad=True))
+        yield replace(kept, moment="backward", work=self._work(own))
+        if prompts.tokens and full:
+            left = layers - 2
+            yield replace(
+                rest,
+                moment="prompts",
+                activations=left * self._activations(own) + full * self._activations(prompts),
+                keys=left * self._keys(own) + layers * self._recorded(prompts),
+                scores=left * self._kept_scores(own) + full * self._kept_scores(prompts),
+                work=self._work(prompts),
+            )
+
+    # Passes without a gradient
+
+    def evaluation(self, shape: Shape) -> Footprint:
+        """Scoring a batch: one layer at a time."""
+        own, prompts = self._passes(shape)
+        work = self._temporaries(own)
+        head = self._features(shape, own)
+        chunk = self._chunk(shape, grad=False)
+        return replace(
+            self.resting,
+            moment="evaluation",
+            keys=self.model.layers * self._recorded(prompts) + self._joined(own),
+            head=head + (chunk if chunk >= work else 0),
+            work=work if work > chunk else 0,
+        )
+
+    def sampling(self, sequences: int, prompt: int) -> Footprint:
+        """Answers written side by side after prompts of at most so many tokens."""
+        count = min(sequences, self.habits.side_by_side)
+        length = -(-(prompt + self.config.eval.max_tokens) // CACHE_STEP) * CACHE_STEP
+        piece = min(prompt, PREFILL)
+        reading = self._temporaries(_Pass(count * piece, count, piece, prompt))
+        logits = 3 * FLOAT * count * self.model.vocabulary
+        cache = self.model.layers * self._recorded(_Pass(count * length, count, 0, length))
+        growing = 2 * cache // self.model.layers  # layer after layer
+        return replace(
+            self.resting,
+            moment="sampling",
+            keys=cache + growing,
+            head=logits if logits >= reading else 0,
+            work=reading if reading > logits else 0,
+        )
+
+    # Parts
+
+    @property
+    def _width(self) -> int:
+        return self.habits.float_bytes or self.model.float_bytes
+
+    @property
+    def _checkpointing(self) -> str:
+        return self.config.backend.checkpointing
+
+    def _passes(self, shape: Shape) -> tuple[_Pass, _Pass]:
+        """The branches' tokens, and the prompts' where those are read once for all branches."""
+        sequences = shape.rows * self.branches
+        if self.branches > 1 and shape.prompt > 1:
+            prompt = shape.prompt - 1  # its last token is read with the branches
+            own = _Pass(sequences * shape.branch, sequences, shape.branch, prompt + shape.branch)
+            return own, _Pass(shape.rows * prompt, shape.rows, prompt, prompt)
+        length = shape.prompt + shape.branch - 1
+        return _Pass(sequences * length, sequences, length, length), _Pass(0, 0, 0, 0)
+
+    def _activations(self, part: _Pass) -> int:
+        """Kept by one layer, without keys, values and scores."""
+        if self._checkpointing == "layers":
+            return part.tokens * self.model.hidden * self._width
+        return part.tokens * self._token()
+
+    def _token(self) -> int:
+        """Kept by one layer for one token."""
+        model, adapter, width = self.model, self.adapter, self._width
+        wide = FLOAT if self.habits.widens else width
+        queries, keys = model.heads * model.head_dim, model.key_heads * model.head_dim
+        gated = self.habits.gated[model.gate] - (not adapter.mlp)  # nobody else reads the product
+        kept = model.norms * model.hidden * wide + (adapter.attention + adapter.mlp) * model.hidden * width
+        kept += (1 + adapter.attention) * queries * width
+        kept += (queries + keys) * wide if model.query_norms else 0
+        kept += gated * model.wide * width
+        kept += 3 * model.chosen * model.hidden * width  # read by, written by and weighted for each expert
+        kept += adapter.ranks * width
+        kept += 2 * model.head_dim * FLOAT if self.habits.widens else 0  # sines and cosines
+        kept += 2 * adapter.inputs * width if adapter.dropout else 0  # masks and what they leave
+        kept += adapter.outputs * width if adapter.dora else 0
+        return kept
+
+    def _scores(self, part: _Pass) -> int:
+        """(sequences, heads, queries, keys) scores."""
+        return part.sequences * self.model.heads * part.queries * part.keys * self._width
+
+    def _kept_scores(self, part: _Pass) -> int:
+        if self._checkpointing != "none":
+            return 0
+        return self._scores(part) * (3 if self.model.capped_scores else 1)
+
+    def _joined(self, own: _Pass) -> int:
+        """Keys and values that the branches attend to: their prompt's and their own."""
+        return 2 * own.sequences * own.keys * self.model.key_heads * self.model.head_dim * self._width
+
+    def _keys(self, own: _Pass) -> int:
+        return 0 if self._checkpointing == "layers" else self._joined(own)
+
+    def _recorded(self, prompts: _Pass) -> int:
+        """Keys and values of the prompts."""
+        return 2 * prompts.tokens * self.model.key_heads * self.model.head_dim * self._width
+
+    def _features(self, shape: Shape, own: _Pass) -> int:
+        """What goes into the head, what of it is scored, and its derivative in float32."""
+        return ((own.tokens + shape.scored) * self._width + shape.scored * FLOAT) * self.model.hidden
+
+    def _chunk(self, shape: Shape, *, grad: bool) -> int:
+        """What the head works with."""
+        chunk = self.habits.chunk_positions(self.model.vocabulary)
+        single, several, plain = self.habits.head_copies
+        copies = plain if not grad else single if shape.scored <= chunk else several
+        copies += 2 if self.model.capped_logits else 0
+        return round(copies * min(chunk, shape.scored) * self.model.vocabulary * FLOAT)
+
+    def _temporaries(self, part: _Pass, *, again: bool = False) -> int:
+        """What computing a layer, or its derivative, needs besides what is kept."""
+        work = self.habits.work
+        chosen = self.habits.work_again if again else work
+        wide = part.tokens * self.model.wide * self._width
+        scores = chosen.scores * self._scores(part) + work.wide * wide
+        narrow = chosen.narrow * part.tokens * self.model.hidden * self._width
+        rescaled = 3 * FLOAT * self.adapter.largest if self.adapter.dora else 0
+        return round(max(scores, chosen.wide * wide) + narrow) + rescaled
+
+    def _work(self, part: _Pass) -> int:
+        """The derivative of one layer; where it is computed again, the whole layer with it."""
+        if self._checkpointing != "layers":
+            return self._temporaries(part)
+        again = self._temporaries(part, again=True)
+        return again + part.tokens * self._token() + self._joined(part) + self._scores(part)

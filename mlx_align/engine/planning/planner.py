@@ -1,0 +1,163 @@
+"""Whether a run fits on this machine, decided before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from mlx_align.backends.adapter_files import read_facts as read_adapter
+from mlx_align.backends.base import Backend, MemoryHabits, Objective
+from mlx_align.config import AdapterConfig, RunConfig
+from mlx_align.data import BatchPlan, Example, Shape, Sizes, eval_batches
+from mlx_align.engine.evaluation import spread
+from mlx_align.engine.planning.facts import ModelFacts, read_facts
+from mlx_align.engine.planning.footprint import Adapter, Arithmetic, Footprint
+from mlx_align.errors import UsageError
+
+Verdict = Literal["fits", "tight", "will not fit", "unknown"]
+TIGHT = 0.8
+"""A plan above this share of what there is counts as tight: predictions are within 15%."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs, and what there is.
+
+    Attributes:
+        footprint: at the run's worst moment.
+        shape: the batch of that moment; None where it is no batch.
+        available: bytes for it on this machine; 0: unknown.
+    """
+
+    footprint: Footprint
+    shape: Shape | None
+    available: int
+
+    @property
+    def total(self) -> int:
+        """Bytes needed."""
+        return self.footprint.total
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether that fits."""
+        if not self.available:
+            return "unknown"
+        if self.total > self.available:
+            return "will not fit"
+        return "tight" if self.total > TIGHT * self.available else "fits"
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans the runs of one model on some rows.
+
+    Args:
+        model: the base.
+        habits: the backend's.
+        available: bytes for a run on this machine; 0: unknown.
+        train, valid: the tokenised rows; all held-out ones.
+        objective: the method with its numbers.
+        ranks: among how many processes a run is divided.
+    """
+
+    model: ModelFacts
+    habits: MemoryHabits
+    available: int
+    train: Sequence[Example]
+    valid: Sequence[Example]
+    objective: Objective
+    ranks: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        backend: Backend,
+        folder: Path,
+        train: Sequence[Example],
+        valid: Sequence[Example],
+        objective: Objective,
+        ranks: int = 1,
+    ) -> Planner | None:
+        """The planner for a model's folder on a backend; None where the backend's habits are not known.
+
+        Raises:
+            UsageError: the model's files cannot be read.
+        """
+        habits = backend.habits()
+        if habits is None:
+            return None
+        limit = backend.memory().limit
+        available = max(0, limit - habits.reserve) if limit else 0
+        return cls(read_facts(folder), habits, available, train, valid, objective, ranks)
+
+    def plan(self, config: RunConfig) -> Plan:
+        """The plan of a run with this configuration.
+
+        Raises:
+            UsageError: the starting adapter cannot be read.
+        """
+        arithmetic = self._arithmetic(config)
+        longest = config.data.max_length
+        train = [example for example in self.train if example.length <= longest]
+        valid = spread([example for example in self.valid if example.length <= longest], config.eval.rows)
+        needs: list[tuple[Footprint, Shape | None]] = [(arithmetic.update(), None)]
+        if train:
+            for shape in self._shapes(config, train):
+                needs += [(footprint, shape) for footprint in arithmetic.training(shape)]
+        batches = eval_batches(valid, config.train, scores_prompt=self._scores_prompt)
+        needs += [(arithmetic.evaluation(shape), shape) for shape in {shape for _, shape in batches}]
+        if asked := spread(valid, config.eval.samples):
+            prompt = max(len(example.prompt_ids) for example in asked)
+            needs.append((arithmetic.sampling(len(asked), prompt), None))
+        worst, where = max(needs, key=lambda need: need[0].total)
+        return Plan(worst, where, self.available)
+
+    def with_model(self, model: ModelFacts) -> Planner:
+        """The same rows with another base."""
+        return replace(self, model=model)
+
+    def rows(self, longest: int) -> int:
+        """Training rows that are not longer than this."""
+        return sum(example.length <= longest for example in self.train)
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest training row, with its longest branch."""
+        return max((example.length for example in self.train), default=0)
+
+    @property
+    def _scores_prompt(self) -> bool:
+        return self.objective.method.scores_prompt(self.objective.hp)
+
+    def _shapes(self, config: RunConfig, train: Sequence[Example]) -> Sequence[Shape]:
+        sizes = Sizes.of(train, scores_prompt=self._scores_prompt)
+        return BatchPlan(sizes, config.train, 0, self.ranks).shapes.all
+
+    def _arithmetic(self, config: RunConfig) -> Arithmetic:
+        adapter = Adapter.on(self.model, _adapter(config.adapter))
+        return Arithmetic(self.model, adapter, self.habits, config, self.objective.method.branches)
+
+
+def _adapter(config: AdapterConfig) -> AdapterConfig:
+    """The adapter's shape, which a starting adapter decides."""
+    if config.start is None:
+        return config
+    folder = Path(config.start).expanduser()
+    try:
+        facts = read_adapter(folder)
+        parameters = facts["lora_parameters"]
+        return config.model_copy(
+            update={
+                "type": facts.get("fine_tune_type", "lora"),
+                "rank": int(parameters["rank"]),
+                "modules": tuple(parameters.get("keys") or ()) or "all",
+                "layers": int(facts["num_layers"]) if int(facts["num_layers"]) > 0 else "all",
+                "dropout": float(parameters.get("dropout", 0.0)),
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"the starting adapter cannot be read: {error}", where=str(folder)) from None

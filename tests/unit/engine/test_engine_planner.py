@@ -1,0 +1,281 @@
+"""The memory planner: against what MLX measures, and what it makes of a machine that is too small."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_align import backends, embedded
+from mlx_align.config import BackendConfig, RunConfig
+from mlx_align.data import Shape
+from mlx_align.engine.planning import (
+    TIGHT,
+    Adapter,
+    Arithmetic,
+    Planner,
+    advise,
+    forecast,
+    preflight,
+    read_facts,
+)
+from mlx_align.engine.planning.advice import changed, quantised
+from mlx_align.engine.reporter import Reporter
+from mlx_align.errors import UsageError, WontFitError
+from mlx_align.events import Alert, Event, Plan
+from tests import support
+from tests.bench import memory
+
+# Small forms of `make bench-memory`, so that a change of what a forward pass keeps does not go unnoticed.
+MEASURED = [
+    memory.Case("orpo", 2, 64, 96),
+    memory.Case("dpo", 1, 192, 32, checkpointing="layers"),
+    memory.Case("simpo", 2, 32, 96, checkpointing="attention"),
+    memory.Case("sft", 2, 64, 96, bits=16),
+    memory.Case("orpo", 1, 32, 96, vocabulary=32_000),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", MEASURED, ids=lambda case: case.name)
+def test_a_plan_is_what_mlx_needs(case: memory.Case) -> None:
+    outcome = memory.measure(case)
+    assert outcome.ratio == pytest.approx(1, abs=memory.WITHIN), outcome
+
+
+def planner(**changes: Any) -> Planner:
+    backend = backends.create(BackendConfig(device="cpu"))
+    examples = support.examples()
+    made = Planner.of(backend, embedded.model_folder(), examples[4:], examples[:4], support.objective("orpo"))
+    assert made is not None
+    return replace(made, **changes)
+
+
+def with_room(config: RunConfig, share: float) -> Planner:
+    """A planner whose machine has this share of what the run needs."""
+    made = planner()
+    return replace(made, available=int(made.plan(config).total * share))
+
+
+def config(**settings: Any) -> RunConfig:
+    return changed(RunConfig(), {key.replace("__", "."): value for key, value in settings.items()})
+
+
+# Facts
+
+
+def test_the_adapter_is_counted_to_the_last_number() -> None:
+    for settings in ({}, {"adapter__modules": "attention"}, {"adapter__layers": 2, "adapter__type": "dora"}):
+        asked = config(adapter__rank=4, **settings).adapter
+        counted = Adapter.on(read_facts(embedded.model_folder()), asked).parameters
+        assert counted == support.policy(asked).trainable_parameters()
+
+
+@pytest.mark.parametrize("bits", [32, 16, 4])
+def test_weights_are_counted_as_they_are_loaded(bits: int, tmp_path: Path) -> None:
+    import mlx.core as mx
+
+    memory._write_model(memory.Case(bits=bits), tmp_path)
+    facts = read_facts(tmp_path)
+    before = mx.get_active_memory()
+    policy = backends.create(BackendConfig(device="cpu")).load_for_generation(tmp_path, None)
+    loaded = mx.get_active_memory() - before
+    assert policy.memory().active
+    assert facts.weight_bytes(4) == pytest.approx(loaded, rel=0.01)
+
+
+def test_a_packed_module_keeps_its_widths(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    for folder, bits in ((plain, 32), (packed, 4)):
+        folder.mkdir()
+        memory._write_model(memory.Case(bits=bits), folder)
+    assert set(read_facts(plain).linears) == set(read_facts(packed).linears)
+
+
+def test_experts_are_one_module_with_copies(tmp_path: Path) -> None:
+    memory._write_model(memory.Case(architecture="qwen3-moe"), tmp_path)
+    facts = read_facts(tmp_path)
+    experts = [linear for linear in facts.linears if linear.copies == 8]
+    assert len(experts) == 3 * facts.layers
+    assert facts.wide == 2 * 384
+
+
+@pytest.mark.parametrize(
+    ("broken", "word"),
+    [({"num_attention_heads": None}, "config.json"), ({"vocab_size": "many"}, "config.json")],
+)
+def test_a_model_that_says_too_little_is_refused(broken: dict[str, Any], word: str, tmp_path: Path) -> None:
+    memory._write_model(memory.Case(), tmp_path)
+    facts = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**facts, **broken}))
+    with pytest.raises(UsageError, match=word):
+        read_facts(tmp_path)
+
+
+def test_weights_that_are_no_safetensors_are_refused(tmp_path: Path) -> None:
+    memory._write_model(memory.Case(), tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_facts(tmp_path)
+
+
+# The arithmetic
+
+
+def peak(shape: Shape, **settings: Any) -> int:
+    made, asked = planner(), config(**settings)
+    adapter = Adapter.on(made.model, asked.adapter)
+    arithmetic = Arithmetic(made.model, adapter, made.habits, asked, 2)
+    return max(footprint.total for footprint in arithmetic.training(shape))
+
+
+def test_more_of_anything_needs_more() -> None:
+    least = peak(Shape(1, 64, 64, 128))
+    for larger in (Shape(2, 64, 64, 256), Shape(1, 128, 64, 128), Shape(1, 64, 128, 256)):
+        assert peak(larger) > least
+    assert peak(Shape(1, 64, 64, 128), adapter__rank=64) > least
+    assert peak(Shape(1, 64, 64, 128), optim__name="lion") < least
+
+
+def test_checkpointing_saves() -> None:
+    shape = Shape(4, 256, 256, 2048)
+    none, attention, layers = (
+        peak(shape, backend__checkpointing=name) for name in ("none", "attention", "layers")
+    )
+    assert none > attention > layers
+
+
+def test_a_prompt_is_paid_for_once() -> None:
+    """Two answers of 64 tokens after 256 of prompt are nearer to one sequence than to two."""
+    made, asked = planner(), config()
+    adapter = Adapter.on(made.model, asked.adapter)
+    pair = Arithmetic(made.model, adapter, made.habits, asked, 2)
+    single = Arithmetic(made.model, adapter, made.habits, asked, 1)
+    (shared, *_), (one, *_) = pair.training(Shape(2, 256, 64, 256)), single.training(Shape(2, 256, 64, 128))
+    assert shared.activations < 1.4 * one.activations
+
+
+def test_parts_add_up() -> None:
+    footprint = planner().plan(config()).footprint
+    assert sum(footprint.parts.values()) == footprint.total
+    assert min(footprint.parts.values()) >= 0
+
+
+# A machine
+
+
+def test_verdicts() -> None:
+    asked = config()
+    for share, verdict in ((1 / TIGHT + 0.01, "fits"), (1.01, "tight"), (0.99, "will not fit")):
+        assert with_room(asked, share).plan(asked).verdict == verdict
+    assert planner(available=0).plan(asked).verdict == "unknown"
+
+
+def test_the_system_keeps_its_share() -> None:
+    backend = backends.create(BackendConfig(device="cpu"))
+    habits = backend.habits()
+    assert habits is not None
+    assert habits.reserve >= 2 << 30
+    assert planner().available == backend.memory().limit - habits.reserve
+
+
+def test_torch_is_not_planned() -> None:
+    pytest.importorskip("torch")
+    torch = backends.create(BackendConfig(name="torch", device="cpu"))
+    examples = support.examples()
+    objective = support.objective("orpo")
+    assert Planner.of(torch, embedded.model_folder(), examples, examples[:2], objective) is None
+
+
+# Advice
+
+
+def test_smaller_batches_come_first_and_keep_the_window() -> None:
+    asked = config(train__batch_size=4, train__accumulate=2)
+    advice = advise(with_room(asked, 0.95), asked)
+    assert advice is not None
+    assert set(advice.settings) == {"train.batch_size", "train.accumulate"}
+    assert advice.settings["train.batch_size"] * advice.settings["train.accumulate"] == 8
+    assert "--set train.batch_size=" in advice.options
+
+
+def test_advice_is_true() -> None:
+    asked = config()
+    for share in (0.9, 0.6, 0.4, 0.3):
+        made = with_room(asked, share)
+        advice = advise(made, asked)
+        if advice is not None and not advice.quantise:
+            assert made.plan(changed(asked, advice.settings)).verdict != "will not fit"
+
+
+def test_one_row_is_checkpointed_next() -> None:
+    asked = config(train__batch_size=1)
+    advice = advise(with_room(asked, 1.0), asked)
+    assert advice is not None
+    assert set(advice.settings) <= {"backend.checkpointing", "data.max_length"}
+    assert "backend.checkpointing" in advice.settings
+
+
+def test_a_token_budget_is_halved() -> None:
+    asked = config(train__batch_size=None, train__tokens_per_batch=4096)
+    advice = advise(with_room(asked, 0.95), asked)
+    assert advice is not None
+    budget, times = advice.settings["train.tokens_per_batch"], advice.settings["train.accumulate"]
+    assert budget * times == 4096
+
+
+def test_what_no_setting_mends_needs_a_smaller_base() -> None:
+    asked = config()
+    made = planner()
+    weights = made.model.weight_bytes(4)
+    small = replace(made, available=weights // 2)
+    found = advise(small, asked)
+    assert found is None or found.quantise
+    nothing = replace(made, available=1000)
+    assert advise(nothing, asked) is None
+    assert "smaller base" in forecast(nothing, asked).remedy
+    assert quantised(made.model).weight_bytes(4) < weights / 4
+
+
+# Before a run
+
+
+def heard(share: float, otherwise: Any) -> list[Event]:
+    events: list[Event] = []
+    asked = config()
+    preflight(with_room(asked, share), asked, Reporter(events.append), otherwise)
+    return events
+
+
+def test_a_run_that_fits_is_told() -> None:
+    (event,) = heard(2.0, "refuse")
+    assert isinstance(event, Plan)
+    assert event.verdict == "fits"
+    assert event.total == sum(event.parts.values())
+
+
+def test_a_tight_run_is_warned() -> None:
+    plan, alert = heard(1.05, "refuse")
+    assert isinstance(plan, Plan)
+    assert isinstance(alert, Alert)
+    assert plan.verdict == "tight"
+    assert alert.code == "tight-memory"
+    assert "--set " in alert.message
+
+
+def test_a_run_that_will_not_fit_is_refused_with_the_way_out() -> None:
+    with pytest.raises(WontFitError, match="will not fit") as refused:
+        heard(0.9, "refuse")
+    assert refused.value.exit_code == 4
+    assert "--set train.batch_size=" in str(refused.value.hint)
+    assert "guard.memory=warn" in str(refused.value.hint)
+
+
+def test_unless_it_is_forced() -> None:
+    plan, alert = heard(0.9, "warn")
+    assert isinstance(plan, Plan)
+    assert isinstance(alert, Alert)
+    assert alert.code == "will-not-fit"
