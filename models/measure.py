@@ -92,16 +92,12 @@ def sizes(folder: Path) -> dict[str, int]:
     return {"parameters": count, "total_bytes": sum(found.values()), **found}
 
 
-def write_card(path: Path, folder: Path, stage: dict[str, Any], *, goes_on: bool) -> None:
-    """Measure a model and write how it was built and what it does, as JSON.
-
-    With `goes_on` the stage is added to those that the card already has.
-    """
-    earlier = json.loads(path.read_text(encoding="utf-8"))["stages"] if goes_on else []
+def write_card(path: Path, folder: Path, build: dict[str, Any]) -> None:
+    """Measure a model and write how it was built and what it does, as JSON."""
     card = {
         "name": folder.name,
         "licence": "Apache-2.0",
-        "stages": [*earlier, stage],
+        "build": build,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
