@@ -40,13 +40,20 @@ def quietly(run: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a command line as another rank than 0: without a word, and only if it trains."""
     if not _trains(arguments):
         return 0
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, LEAVING)
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         streams = sys.stdout, sys.stderr
         sys.stdout = sys.stderr = nowhere
         try:
-            return run(arguments)
+            code = run(arguments)
         finally:
             sys.stdout, sys.stderr = streams
+    began = time.monotonic()
+    while code and not LEAVING.count and time.monotonic() - began < LINGER_SECONDS:
+        time.sleep(0.1)
+    return code
 
 
 def _trains(arguments: Sequence[str]) -> bool:
@@ -86,22 +93,15 @@ def assist() -> int:
     from mlx_align.engine.launch import launch
     from mlx_align.runs import RunDirectory
 
-    leaving = _Leaving()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, leaving)
     with tempfile.TemporaryDirectory(prefix="mlx-align-rank-") as folder:
         engine = launch(RunDirectory(Path(folder)))
-        leaving.engine = engine
-        if leaving.count:  # meanwhile
+        LEAVING.engine = engine
+        if LEAVING.count:  # meanwhile
             engine.kill()
         code, failure = _outcome(engine)
-        leaving.engine = None
-    if failure is not None and not leaving.count:
+        LEAVING.engine = None
+    if failure is not None and not LEAVING.count:
         _tell(failure)
-    began = time.monotonic()
-    while code and not leaving.count and time.monotonic() - began < LINGER_SECONDS:
-        time.sleep(0.1)
     return code
 
 
@@ -121,6 +121,9 @@ class _Leaving:
         self.engine.stop()
         if number == signal.SIGTERM:
             signal.setitimer(signal.ITIMER_REAL, LEAVE_SECONDS)
+
+
+LEAVING = _Leaving()
 
 
 def _outcome(engine: Engine) -> tuple[int, AlignError | None]:

@@ -71,7 +71,7 @@ class MemoryUse:
 
 @dataclass(frozen=True)
 class Work:
-    """Arrays alive only while one layer is differentiated, counted in arrays of one kind.
+    """Arrays alive only while one layer is computed or differentiated, counted in arrays of one kind.
 
     Attributes:
         scores: (heads, queries, keys) attention scores.
@@ -85,6 +85,19 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Chunks:
+    """Arrays alive while the head works, counted in float32 logits of one chunk of positions.
+
+    Attributes:
+        own: of the chunk that is worked on.
+        before: of the chunk before it, which are still waited for.
+    """
+
+    own: float
+    before: float
+
+
+@dataclass(frozen=True)
 class MemoryHabits:
     """How a backend uses memory on its device: what `engine.planning` cannot know by itself.
 
@@ -92,11 +105,12 @@ class MemoryHabits:
         float_bytes: of one weight and one activation; None: as the model's files have them.
         widens: whether norms and rotations, for want of fused kernels, are computed and kept in float32.
         chunk_positions: vocabulary -> positions whose logits exist at a time.
-        head_copies: arrays as large as such a chunk, in float32, that are alive at a time: where all scored
-            positions are one chunk, where there are several, and where no gradient is wanted.
+        head: with a gradient.
+        head_plain: without.
         gated: activation's name -> arrays as wide as the MLP that act(gate(x)) * up(x) keeps.
         work: while a layer is differentiated.
         work_again: the same where the layer is computed a second time first.
+        work_plain: while a layer is computed and no gradient wanted.
         side_by_side: sequences that are decoded together.
         reserve: what `MemoryUse.limit` counts but the operating system and the process itself need.
     """
@@ -104,10 +118,12 @@ class MemoryHabits:
     float_bytes: int | None
     widens: bool
     chunk_positions: Callable[[int], int]
-    head_copies: tuple[float, float, float]
+    head: Chunks
+    head_plain: Chunks
     gated: Mapping[str, int]
     work: Work
     work_again: Work
+    work_plain: Work
     side_by_side: int
     reserve: int
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 import traceback
@@ -111,4 +112,8 @@ def _stop_on_signals(run: RunDirectory) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if launched.rank() is not None:  # MLX might wait for ranks that have gone
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

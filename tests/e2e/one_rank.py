@@ -32,7 +32,7 @@ copy_run, micro_batch = engine.copy_run, trainer.Trainer._micro_batch
 def prepare(scene: dict[str, Any]) -> None:
     """Make the scene's events happen on this rank."""
     done = 0
-    mine = {what: at[1] for what, at in scene.items() if what != "run" and at[0] == rank()}
+    mine = {what: at[1] for what, at in scene.items() if what != "run" and at[0] == (rank() or 0)}
 
     def counted(self: trainer.Trainer, *arguments: Any) -> tuple[str, ...]:
         nonlocal done
@@ -68,3 +68,4 @@ def main(plan: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    os._exit(0)  # as the engine's program does: MLX might wait for a rank that has gone

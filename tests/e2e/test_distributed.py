@@ -93,7 +93,7 @@ BRIEF = {
     "eval__rows": 5,
     "eval__every": 3,
     "checkpoint__every": 4,
-    "optim__lr": 1e-3,
+    "optim__lr": 1e-4,
 }
 SAME: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "orpo, epochs that end with one row": ("orpo", {"train__accumulate": 2, "train__steps": 8}, {}),
@@ -127,11 +127,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
         for name, (method, settings, happens) in SAME.items():
             data = odd_data(folder / method, "completion" if method == "sft" else "pair")
             common = {**BRIEF, **settings, "data__path": str(data)}
-            portions = {
-                k: common.pop(k, 2) for k in ("train__batch_size", "train__tokens_per_batch") if k in common
-            }
-            portions = portions or {"train__batch_size": 2}
-            larger = {key: value and 2 * value for key, value in portions.items()}
+            larger = {key: common[key] and 2 * common[key] for key in PORTIONS & common.keys()}
             run = support.new_run(folder / "two" / name.replace(" ", "-"), method, **common)
             one = support.new_run(folder / "one" / name.replace(" ", "-"), method, **{**common, **larger})
             result.runs[name] = run, one
@@ -164,7 +160,9 @@ def test_two_ranks_are_one_with_batches_twice_as_large(played: Played, name: str
 def assert_close(event: Any, other: Any) -> None:
     if isinstance(other, dict):
         assert event.keys() == other.keys()
-        for key in other.keys() - {"padded"}:
+        # Before the first update DPO's margins are all zero, and their signs a matter of rounding.
+        unsure = {"padded", *(["accuracy"] if abs(other.get("margin", 1.0)) < CLOSE else [])}
+        for key in other.keys() - unsure:
             assert_close(event[key], other[key])
     elif isinstance(other, float):
         assert event == pytest.approx(other, rel=CLOSE, abs=CLOSE)

@@ -122,10 +122,14 @@ def _print(found: Forecast) -> None:
     if plan.available:
         rows.append(["this machine", size(plan.available), Text("for a run, without what the system needs")])
     print_table(("memory", "", ""), rows)
-    share = f": {plan.total / plan.available:.0%} of what there is" if plan.available else ""
+    share = f": {_share(plan.total / plan.available)} of what there is" if plan.available else ""
     print(f"\n{VERDICTS[plan.verdict]}{share}")
     if plan.verdict in ("tight", "will not fit"):
         print(found.remedy)
+
+
+def _share(part: float) -> str:
+    return f"{part:.0%}" if part >= 0.01 else "less than 1%"
 
 
 def _moment(plan: Plan) -> str:

@@ -8,12 +8,13 @@ CPU. A GPU runs ahead in the same way, by command buffers; there they are an est
 
 from __future__ import annotations
 
-from mlx_align.backends.base import MemoryHabits, Work
+from dataclasses import replace
+
+from mlx_align.backends.base import Chunks, MemoryHabits, Work
 from mlx_align.backends.mlx.generation import SIDE_BY_SIDE
 from mlx_align.backends.mlx.selected import chunk_positions
 
-HEAD_COPIES = (6.0, 10.0, 10.0)
-"""Of a chunk's logits: as many as its derivative needs, and after another chunk what still waits of that."""
+HEAD, HEAD_PLAIN = Chunks(own=6.0, before=4.0), Chunks(own=3.0, before=7.0)
 GATED = {
     # gate, sigmoid(gate), their product, up, and the product of both
     "silu": 5,
@@ -22,6 +23,7 @@ GATED = {
 }
 WORK = Work(scores=2.5, wide=4.5, narrow=7.0)
 WORK_AGAIN = Work(scores=2.5, wide=13.0, narrow=9.0)
+WORK_PLAIN = Work(scores=1.5, wide=3.0, narrow=5.0)
 GIB = 1 << 30
 
 
@@ -33,20 +35,24 @@ def habits(device: str, float_bytes: int | None, limit: int) -> MemoryHabits:
         float_bytes: of one weight and one activation; None: as the model's files have them.
         limit: the device's memory, as `MemoryUse.limit`.
     """
+    on_cpu = device == "mlx:cpu"
     if device == "mlx:metal":  # Metal's recommended working set leaves the system its share already
         reserve = 0
-    elif device == "mlx:cpu":  # physical memory, of which the system, Python and other programs need some
+    elif on_cpu:  # physical memory, of which the system, Python and other programs need some
         reserve = max(2 * GIB, limit // 10)
     else:  # the context of a CUDA process
         reserve = GIB
     return MemoryHabits(
         float_bytes=float_bytes,
-        widens=device == "mlx:cpu",
+        widens=on_cpu,
         chunk_positions=chunk_positions,
-        head_copies=HEAD_COPIES,
+        head=HEAD,
+        head_plain=HEAD_PLAIN,
         gated=GATED,
         work=WORK,
         work_again=WORK_AGAIN,
+        # Without a gradient a GPU's attention is one kernel, in which scores never exist as an array.
+        work_plain=WORK_PLAIN if on_cpu else replace(WORK_PLAIN, scores=0.0),
         side_by_side=SIDE_BY_SIDE,
         reserve=reserve,
     )

@@ -46,32 +46,26 @@ class Advice:
 
 
 def advise(planner: Planner, config: RunConfig) -> Advice | None:
-    """The cheapest change that makes the run fit well, or else at all; None if nothing does."""
-    for share in (TIGHT, 1.0):
-        found = _search(planner, config, share * planner.available)
-        if found is not None:
-            return found
+    """The cheapest change that makes the run fit, well if that can be; None if nothing does."""
+    fits_now = planner.plan(config).total <= planner.available
+    rooms = [share * planner.available for share in ((TIGHT,) if fits_now else (TIGHT, 1.0))]
+    bases = [planner] if planner.model.quantised else [planner, planner.with_model(quantised(planner.model))]
+    for base in bases:
+        for room in rooms:
+            settings = _settings(base, config, room)
+            if settings is not None:
+                return _advice(base, config, settings, quantise=base is not planner)
     return None
 
 
-def _search(planner: Planner, config: RunConfig, room: float) -> Advice | None:
+def _settings(planner: Planner, config: RunConfig, room: float) -> Settings | None:
+    """Nothing if that does, else one change alone, else as few as possible together."""
+
     def fits(settings: Mapping[str, Any]) -> bool:
         return planner.plan(changed(config, settings)).total <= room
 
-    settings = _settings(planner, config, fits)
-    if settings is not None:
-        return _advice(planner, config, settings, quantise=False)
-    if planner.model.quantised:
-        return None
-    planner = planner.with_model(quantised(planner.model))
-    settings = {} if fits({}) else _settings(planner, config, fits)
-    return None if settings is None else _advice(planner, config, settings, quantise=True)
-
-
-def _settings(
-    planner: Planner, config: RunConfig, fits: Callable[[Mapping[str, Any]], bool]
-) -> Settings | None:
-    """One change alone if that does, else as few as possible together."""
+    if fits({}):
+        return {}
     for change in CHANGES:
         for settings in change(planner, config):
             if fits(settings):

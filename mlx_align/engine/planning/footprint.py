@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mlx_align.backends.base import MemoryHabits
+from mlx_align.backends.base import MemoryHabits, Work
 from mlx_align.backends.modules import GROUPS, choose_modules
 from mlx_align.config import AdapterConfig, RunConfig
 from mlx_align.data import Shape
@@ -240,7 +240,7 @@ class Arithmetic:
     def evaluation(self, shape: Shape) -> Footprint:
         """Scoring a batch: one layer at a time."""
         own, prompts = self._passes(shape)
-        work = self._temporaries(own)
+        work = self._temporaries(own, self.habits.work_plain)
         head = self._features(shape, own)
         chunk = self._chunk(shape, grad=False)
         return replace(
@@ -256,7 +256,7 @@ class Arithmetic:
         count = min(sequences, self.habits.side_by_side)
         length = -(-(prompt + self.config.eval.max_tokens) // CACHE_STEP) * CACHE_STEP
         piece = min(prompt, PREFILL)
-        reading = self._temporaries(_Pass(count * piece, count, piece, prompt))
+        reading = self._temporaries(_Pass(count * piece, count, piece, prompt), self.habits.work_plain)
         logits = 3 * FLOAT * count * self.model.vocabulary
         cache = self.model.layers * self._recorded(_Pass(count * length, count, 0, length))
         growing = 2 * cache // self.model.layers  # layer after layer
@@ -299,15 +299,17 @@ class Arithmetic:
         model, adapter, width = self.model, self.adapter, self._width
         wide = FLOAT if self.habits.widens else width
         queries, keys = model.heads * model.head_dim, model.key_heads * model.head_dim
-        gated = self.habits.gated[model.gate] - (not adapter.mlp)  # nobody else reads the product
-        kept = model.norms * model.hidden * wide + (adapter.attention + adapter.mlp) * model.hidden * width
-        kept += (1 + adapter.attention) * queries * width
+        # The derivative of A reads the inputs of adapted modules; with dropout, what that left of them.
+        attention, mlp = (half and not adapter.dropout for half in (adapter.attention, adapter.mlp))
+        gated = self.habits.gated[model.gate] - (not mlp)
+        kept = model.norms * model.hidden * wide + (attention + mlp) * model.hidden * width
+        kept += (1 + attention) * queries * width
         kept += (queries + keys) * wide if model.query_norms else 0
         kept += gated * model.wide * width
         kept += 3 * model.chosen * model.hidden * width  # read by, written by and weighted for each expert
         kept += adapter.ranks * width
         kept += 2 * model.head_dim * FLOAT if self.habits.widens else 0  # sines and cosines
-        kept += 2 * adapter.inputs * width if adapter.dropout else 0  # masks and what they leave
+        kept += 2 * adapter.inputs * width if adapter.dropout else 0  # the masks, and what they leave
         kept += adapter.outputs * width if adapter.dora else 0
         return kept
 
@@ -338,24 +340,25 @@ class Arithmetic:
     def _chunk(self, shape: Shape, *, grad: bool) -> int:
         """What the head works with."""
         chunk = self.habits.chunk_positions(self.model.vocabulary)
-        single, several, plain = self.habits.head_copies
-        copies = plain if not grad else single if shape.scored <= chunk else several
-        copies += 2 if self.model.capped_logits else 0
-        return round(copies * min(chunk, shape.scored) * self.model.vocabulary * FLOAT)
+        copies = self.habits.head if grad else self.habits.head_plain
+        own = min(chunk, shape.scored)
+        before = min(chunk, shape.scored - own)  # where there are several, the last is often smaller
+        capped = 2 if self.model.capped_logits else 0
+        positions = (copies.own + capped) * own + copies.before * before
+        return round(positions * self.model.vocabulary * FLOAT)
 
-    def _temporaries(self, part: _Pass, *, again: bool = False) -> int:
+    def _temporaries(self, part: _Pass, work: Work) -> int:
         """What computing a layer, or its derivative, needs besides what is kept."""
-        work = self.habits.work
-        chosen = self.habits.work_again if again else work
         wide = part.tokens * self.model.wide * self._width
-        scores = chosen.scores * self._scores(part) + work.wide * wide
-        narrow = chosen.narrow * part.tokens * self.model.hidden * self._width
+        # What of the MLP is computed again has gone when the derivative comes to the attention.
+        attention = work.scores * self._scores(part) + min(work.wide, self.habits.work.wide) * wide
+        narrow = work.narrow * part.tokens * self.model.hidden * self._width
         rescaled = 3 * FLOAT * self.adapter.largest if self.adapter.dora else 0
-        return round(max(scores, chosen.wide * wide) + narrow) + rescaled
+        return round(max(attention, work.wide * wide) + narrow) + rescaled
 
     def _work(self, part: _Pass) -> int:
         """The derivative of one layer; where it is computed again, the whole layer with it."""
         if self._checkpointing != "layers":
-            return self._temporaries(part)
-        again = self._temporaries(part, again=True)
+            return self._temporaries(part, self.habits.work)
+        again = self._temporaries(part, self.habits.work_again)
         return again + part.tokens * self._token() + self._joined(part) + self._scores(part)

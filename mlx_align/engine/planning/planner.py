@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from mlx_align.backends.adapter_files import read_facts as read_adapter
 from mlx_align.backends.base import Backend, MemoryHabits, Objective
-from mlx_align.config import AdapterConfig, RunConfig
+from mlx_align.config import AdapterConfig, RunConfig, TrainConfig
 from mlx_align.data import BatchPlan, Example, Shape, Sizes, eval_batches
 from mlx_align.engine.evaluation import spread
 from mlx_align.engine.planning.facts import ModelFacts, read_facts
@@ -71,6 +71,9 @@ class Planner:
     valid: Sequence[Example]
     objective: Objective
     ranks: int = 1
+    _known: dict[tuple[TrainConfig, int], Sequence[Shape]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(
@@ -102,12 +105,10 @@ class Planner:
         """
         arithmetic = self._arithmetic(config)
         longest = config.data.max_length
-        train = [example for example in self.train if example.length <= longest]
         valid = spread([example for example in self.valid if example.length <= longest], config.eval.rows)
         needs: list[tuple[Footprint, Shape | None]] = [(arithmetic.update(), None)]
-        if train:
-            for shape in self._shapes(config, train):
-                needs += [(footprint, shape) for footprint in arithmetic.training(shape)]
+        for shape in self._shapes(config.train, longest):
+            needs += [(footprint, shape) for footprint in arithmetic.training(shape)]
         batches = eval_batches(valid, config.train, scores_prompt=self._scores_prompt)
         needs += [(arithmetic.evaluation(shape), shape) for shape in {shape for _, shape in batches}]
         if asked := spread(valid, config.eval.samples):
@@ -133,9 +134,14 @@ class Planner:
     def _scores_prompt(self) -> bool:
         return self.objective.method.scores_prompt(self.objective.hp)
 
-    def _shapes(self, config: RunConfig, train: Sequence[Example]) -> Sequence[Shape]:
-        sizes = Sizes.of(train, scores_prompt=self._scores_prompt)
-        return BatchPlan(sizes, config.train, 0, self.ranks).shapes.all
+    def _shapes(self, config: TrainConfig, longest: int) -> Sequence[Shape]:
+        """Of the training batches, without longer rows; advice asks for the same ones many times."""
+        if (config, longest) not in self._known:
+            rows = [example for example in self.train if example.length <= longest]
+            sizes = Sizes.of(rows, scores_prompt=self._scores_prompt)
+            shapes = BatchPlan(sizes, config, 0, self.ranks).shapes.all if rows else ()
+            self._known[config, longest] = shapes
+        return self._known[config, longest]
 
     def _arithmetic(self, config: RunConfig) -> Arithmetic:
         adapter = Adapter.on(self.model, _adapter(config.adapter))

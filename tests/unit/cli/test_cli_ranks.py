@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,16 @@ import pytest
 
 from mlx_align import launched
 from mlx_align_cli import main, ranks
+
+
+@pytest.fixture(autouse=True)
+def _own_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Another rank takes over the signals, and lingers where it fails."""
+    monkeypatch.setattr(ranks, "LINGER_SECONDS", 0.0)
+    before = {number: signal.getsignal(number) for number in (1, 2, 14, 15)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from mlx_align.events import (
     History,
     Memory,
     Phase,
+    Plan,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -53,6 +54,7 @@ EVERY_TYPE: list[Event] = [
     Sample(step=1, completions=(Completion(prompt="p", completion="c", chosen="a", rejected="b"),)),
     Checkpoint(step=1, path="checkpoints/step-000001", best=True),
     Memory(step=1, active=1, peak=2, limit=3),
+    Plan(moment="loss", parts={"weights": 2, "head": 1}, total=3, available=4, verdict="fits", advice="a"),
     Alert(code="leak", message="m", rows=("a:1",)),
     Heartbeat(step=1),
     RunFinished(step=2, reason="completed", adapter="a", best_step=1),
@@ -123,7 +125,7 @@ def test_events_cannot_be_changed() -> None:
 
 
 def test_each_event_leaves_its_trace() -> None:
-    state = fold(reduce, EVERY_TYPE[:9], RunState())
+    state = fold(reduce, EVERY_TYPE[:10], RunState())
     assert state.status == "running"
     assert state.started == EVERY_TYPE[0]
     assert state.phase == EVERY_TYPE[1]
@@ -133,9 +135,10 @@ def test_each_event_leaves_its_trace() -> None:
     ):
         assert list(history) == [event]
     assert state.memory == EVERY_TYPE[6]
-    assert list(state.alerts) == [EVERY_TYPE[7]]
+    assert state.plan == EVERY_TYPE[7]
+    assert list(state.alerts) == [EVERY_TYPE[8]]
     assert state.best == EVERY_TYPE[3]
-    for last, status in zip(EVERY_TYPE[9:], ("finished", "stopped", "failed"), strict=True):
+    for last, status in zip(EVERY_TYPE[10:], ("finished", "stopped", "failed"), strict=True):
         ended = reduce(state, last)
         assert (ended.status, ended.end) == (status, last)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ MEASURED = [
     memory.Case("dpo", 1, 192, 32, checkpointing="layers"),
     memory.Case("simpo", 2, 32, 96, checkpointing="attention"),
     memory.Case("sft", 2, 64, 96, bits=16),
-    memory.Case("orpo", 1, 32, 96, vocabulary=32_000),
+    memory.Case("orpo", 1, 32, 128, vocabulary=32_000, model={"hidden_size": 64, "intermediate_size": 128}),
 ]
 
 
@@ -80,11 +81,12 @@ def test_weights_are_counted_as_they_are_loaded(bits: int, tmp_path: Path) -> No
 
     memory._write_model(memory.Case(bits=bits), tmp_path)
     facts = read_facts(tmp_path)
+    gc.collect()  # what earlier tests left must not be freed in between
     before = mx.get_active_memory()
     policy = backends.create(BackendConfig(device="cpu")).load_for_generation(tmp_path, None)
     loaded = mx.get_active_memory() - before
     assert policy.memory().active
-    assert facts.weight_bytes(4) == pytest.approx(loaded, rel=0.01)
+    assert facts.weight_bytes(4) == pytest.approx(loaded, abs=200_000)  # probing leaves a little
 
 
 def test_a_packed_module_keeps_its_widths(tmp_path: Path) -> None:
@@ -213,10 +215,9 @@ def test_advice_is_true() -> None:
 
 def test_one_row_is_checkpointed_next() -> None:
     asked = config(train__batch_size=1)
-    advice = advise(with_room(asked, 1.0), asked)
+    advice = advise(with_room(asked, 0.98), asked)
     assert advice is not None
-    assert set(advice.settings) <= {"backend.checkpointing", "data.max_length"}
-    assert "backend.checkpointing" in advice.settings
+    assert set(advice.settings) == {"backend.checkpointing"}
 
 
 def test_a_token_budget_is_halved() -> None:
