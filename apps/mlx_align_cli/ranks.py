@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING
 from mlx_align import launched, methods
 from mlx_align.errors import AlignError, ConfigError, error_class
 from mlx_align_cli import errors
+from mlx_align_cli.display.text import clean
 
 if TYPE_CHECKING:
     from mlx_align.engine.launch import Engine
 
 LINGER_SECONDS = 5.0
 """The launcher ends all ranks as soon as one has failed, so that rank 0 could not say why: it goes first."""
+LOG_LINES = 12
 LEAVE_SECONDS = 30.0
 """After SIGTERM an engine gets so long to reach the end of its micro-batch with the others, and save."""
 
@@ -100,8 +102,8 @@ def assist() -> int:
             engine.kill()
         code, failure = _outcome(engine)
         LEAVING.engine = None
-    if failure is not None and not LEAVING.count:
-        _tell(failure)
+        if failure is not None and not LEAVING.count:
+            _tell(failure, engine)
     return code
 
 
@@ -133,15 +135,18 @@ def _outcome(engine: Engine) -> tuple[int, AlignError | None]:
     try:
         (last,) = deque(engine.events(), maxlen=1)
     except AlignError as crash:
-        return crash.exit_code, crash
+        hint = "Start all ranks again: `mlx.launch ... mlx-align runs resume RUN`."
+        return crash.exit_code, type(crash)(crash.message, hint=hint)
     if isinstance(last, RunFailed):
         failed = error_class(last.exit_code)(last.message, where=last.where, hint=last.hint)
         return last.exit_code, failed
     return engine.process.returncode, None
 
 
-def _tell(error: AlignError) -> None:
-    """Print it where mlx.launch shows it, among the lines of the other ranks."""
+def _tell(error: AlignError, engine: Engine) -> None:
+    """Print it where mlx.launch shows it, among the other ranks' lines, with the end of a log that goes."""
     sys.stderr = sys.__stderr__
     print(f"rank {launched.rank()} ({platform.node()}):", file=sys.stderr)
     errors.tell(error)
+    log = engine.run.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    print("\n".join(["  its log:", *(f"    {clean(line)}" for line in log[-LOG_LINES:])]), file=sys.stderr)

@@ -71,9 +71,9 @@ class MlxWorld:
     """`backends.base.World` over an MLX group.
 
     When a rank has gone, MLX's calls may fail, return at once with whatever was in memory, or wait for ever
-    (all seen with the ring). So every message proves itself: what is gathered comes with its number and a check
-    sum, sums have a known number at both ends, and none is believed before all ranks have said that they have
-    it. And an engine that waits for a rank after the program that started it has gone ends itself.
+    (all seen with the ring). So every message proves itself: what is gathered comes with its number and a
+    check sum, sums have a known number at both ends, and none is believed before all ranks have said that
+    they have it. And an engine that waits for a rank after the program that started it has gone ends itself.
 
     Raises:
         AlignError: (by every method) a rank has gone.

@@ -186,7 +186,9 @@ def test_two_halves_make_the_same_update_as_the_whole(
     assert halves.loss == pytest.approx(whole.loss, rel=1e-5)
     assert halves.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
     assert halves.tokens == whole.tokens
-    if method == "dpo":  # policy and reference are one: its margins are 0 but for rounding, and so of any sign
+    if (
+        method == "dpo"
+    ):  # policy and reference are one: its margins are 0 but for rounding, and so of any sign
         assert max(abs(step.metrics.pop("margin") or 0) for step in first) < 1e-5
         for step in first:
             step.metrics.pop("accuracy")
