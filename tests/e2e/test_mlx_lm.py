@@ -61,7 +61,7 @@ def test_adapter_gives_the_same_logits_in_mlx_lm(tmp_path: Path, kind: str) -> N
 
 def test_quantised_base(tmp_path: Path) -> None:
     base = quantised(tmp_path / "base")
-    run = support.new_run(tmp_path / "runs", "dpo", model__path=str(base), optim__lr=5e-3)
+    run = support.new_run(tmp_path / "runs", "orpo", model__path=str(base), optim__lr=5e-3)
     assert support.engine(run) == 0
     state = run.state()
     assert all(not step.skipped for step in state.steps)
