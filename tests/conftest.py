@@ -15,9 +15,10 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def _usual_signals() -> None:
-    """An engine that ran in this process has left its handlers, and a shell may have had SIGINT ignored."""
+    """An engine that ran in this process has left its handlers; a shell or nohup may ignore some signals."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
