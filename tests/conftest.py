@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import mlx_align.backends.mlx  # noqa: F401  (loads OpenBLAS before mlx)
+from mlx_align.events import Event
+from mlx_align.runs import EventWriter
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,3 +34,19 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def on_event(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Event], None]], None]:
+    """Be called with every event of every run, in the engine, just after it is written."""
+
+    def install(action: Callable[[Event], None]) -> None:
+        write = EventWriter.__call__
+
+        def watched(self: EventWriter, event: Event) -> None:
+            write(self, event)
+            action(event)
+
+        monkeypatch.setattr(EventWriter, "__call__", watched)
+
+    return install

@@ -17,7 +17,7 @@ from mlx_align.backends.mlx.policy import MlxPolicy
 from mlx_align.batch import Batch
 from mlx_align.engine.trainer import Trainer
 from mlx_align.events import Event, Phase, RunFailed, RunStopped, Step
-from mlx_align.runs import STOP, EventReader, EventWriter, RunDirectory
+from mlx_align.runs import STOP, EventReader, RunDirectory
 from mlx_align.runs.shards import Rows, Shards
 from tests import support
 from tests.same_run import assert_same
@@ -45,22 +45,6 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(MlxPolicy, "logps", counted)
     return calls
-
-
-@pytest.fixture
-def on_event(monkeypatch: pytest.MonkeyPatch) -> OnEvent:
-    """Be called with every event of every run, in the engine, just after it is written."""
-
-    def install(action: Callable[[Event], None]) -> None:
-        write = EventWriter.__call__
-
-        def watched(self: EventWriter, event: Event) -> None:
-            write(self, event)
-            action(event)
-
-        monkeypatch.setattr(EventWriter, "__call__", watched)
-
-    return install
 
 
 def new_run(root: Path, method: str = "dpo", **settings: Any) -> RunDirectory:

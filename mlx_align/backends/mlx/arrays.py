@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from mlx_align.backends.base import State
 
+Arrays = dict[str, mx.array]
+"""MLX arrays by name."""
+
 
 def to_numpy(array: mx.array) -> NDArray[Any]:
     """A copy on the host; bfloat16, which numpy lacks, becomes float32 without loss."""

@@ -9,10 +9,8 @@ import mlx.core as mx
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
-from mlx_align.backends.mlx.arrays import to_numpy
+from mlx_align.backends.mlx.arrays import Arrays, to_numpy
 from mlx_align.config import OptimConfig
-
-Arrays = dict[str, mx.array]
 
 
 class Updater:

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from mlx_align.backends import adapter_files
 from mlx_align.backends.base import ALONE, Generation, MemoryUse, Objective, Scores, State, Update, World
 from mlx_align.backends.mlx import adapters, generation
-from mlx_align.backends.mlx.arrays import state_of, to_numpy, tree_of
+from mlx_align.backends.mlx.arrays import Arrays, state_of, to_numpy, tree_of
 from mlx_align.backends.mlx.checkpointing import Checkpointing, scope
 from mlx_align.backends.mlx.lora import prepare
 from mlx_align.backends.mlx.optim import Updater
 from mlx_align.backends.mlx.probe import choose
-from mlx_align.backends.mlx.step import Arrays, Functions, to_arrays
+from mlx_align.backends.mlx.step import Functions, to_arrays
 from mlx_align.batch import Batch
 from mlx_align.config import OptimConfig
 from mlx_align.methods.base import Loss

@@ -17,13 +17,13 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_align.backends.base import Objective
+from mlx_align.backends.mlx.arrays import Arrays
 from mlx_align.backends.mlx.forward import Forward, Inputs
 from mlx_align.backends.mlx.lora import KeyedDropout, set_keys
 from mlx_align.backends.mlx.ops import MlxOps
 from mlx_align.batch import Batch
 from mlx_align.methods.base import Loss
 
-Arrays = dict[str, mx.array]
 XP = MlxOps()
 
 

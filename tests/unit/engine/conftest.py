@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-from mlx_align.events import Event
-from mlx_align.runs import EventWriter
 
 
 @pytest.fixture(autouse=True)
@@ -29,19 +26,3 @@ def brief() -> dict[str, Any]:
         "eval__every": 0,
         "adapter__modules": ["self_attn.q_proj", "self_attn.v_proj"],
     }
-
-
-@pytest.fixture
-def on_event(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Event], None]], None]:
-    """Be called with every event of every run, in the engine, just after it is written."""
-
-    def install(action: Callable[[Event], None]) -> None:
-        write = EventWriter.__call__
-
-        def watched(self: EventWriter, event: Event) -> None:
-            write(self, event)
-            action(event)
-
-        monkeypatch.setattr(EventWriter, "__call__", watched)
-
-    return install
