@@ -16,6 +16,7 @@ from mlx_lm.utils import load_model
 from mlx_align.backends.base import MemoryHabits, MemoryUse
 from mlx_align.backends.mlx import adapters, blas
 from mlx_align.backends.mlx.habits import habits
+from mlx_align.backends.mlx.lanes import Lanes
 from mlx_align.backends.mlx.policy import MlxPolicy
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
 from mlx_align.errors import UsageError
@@ -71,7 +72,7 @@ class MlxBackend:
         """How to make a Linux CPU 35 times faster, if it is not."""
         from mlx_align.backends.mlx import OPENBLAS
 
-        slow = not self._gpu and sys.platform.startswith("linux") and not OPENBLAS
+        slow = not self._gpu and sys.platform.startswith("linux") and OPENBLAS is None
         return blas.ADVICE if slow else None
 
     def memory(self) -> MemoryUse:
@@ -103,10 +104,20 @@ class MlxBackend:
         return self._policy(base, facts, None)
 
     def _policy(self, base: nn.Module, facts: dict[str, Any], optim: OptimConfig | None) -> MlxPolicy:
+        from mlx_align.backends.mlx import OPENBLAS
+
         # The CPU has few kernels to launch, and MLX would call a C++ compiler for each fused one.
         compiled = self._gpu if self._config.compile == "auto" else self._config.compile == "on"
-        checkpointing = self._config.checkpointing
-        return MlxPolicy(base, facts, optim, self.memory, compiled=compiled, checkpointing=checkpointing)
+        return MlxPolicy(
+            base,
+            facts,
+            optim,
+            self.memory,
+            compiled=compiled,
+            checkpointing=self._config.checkpointing,
+            # What is compiled is compiled for a shape, so a batch keeps the one it has been given.
+            lanes=None if self._gpu or compiled else Lanes(_cores(), OPENBLAS),
+        )
 
     def _load(self, folder: Path) -> nn.Module:
         try:
@@ -128,6 +139,11 @@ def _check_finite(model: nn.Module, folder: Path) -> None:
     for name, value in tree_flatten(model.parameters()):
         if mx.issubdtype(value.dtype, mx.floating) and not mx.all(mx.isfinite(value)).item():
             raise UsageError(f"the weight '{name}' is not finite", where=str(folder))
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _physical_memory() -> int:

@@ -11,27 +11,21 @@ silently lost. Here they are arguments like the others.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_align.backends.mlx.prefix import Prefix, Recorder
+from mlx_align.backends.mlx.substitutes import ATTENTION, Substitutes, files_with
 from mlx_align.errors import UsageError
 
 Checkpointing = Literal["none", "attention", "layers"]
 
-ATTENTION = "scaled_dot_product_attention"
-"""The function that mlx-lm's model files import and call."""
 
-
-def scope(model: nn.Module, what: Checkpointing) -> Callable[[], AbstractContextManager[None]]:
-    """Prepare a model, and return what must be open around every gradient.
+def checkpointed(model: nn.Module, what: Checkpointing) -> Substitutes:
+    """Prepare a model, and return the functions that must stand in its files while a gradient is made.
 
     Raises:
         UsageError: the model's file does not use mlx-lm's attention function.
@@ -40,16 +34,14 @@ def scope(model: nn.Module, what: Checkpointing) -> Callable[[], AbstractContext
         for layer in model.layers:
             layer.__class__ = _forgetful(type(layer))
     if what != "attention":
-        return nullcontext
-    files = {sys.modules[type(module).__module__] for module in model.modules()}
-    files = {file for file in files if hasattr(file, ATTENTION)}
-    if not files:
+        return {}
+    if not files_with(model, ATTENTION):
         raise UsageError(
             "this architecture computes attention itself, so it cannot be checkpointed alone",
             where="backend.checkpointing",
             hint="Use backend.checkpointing=layers, which saves more.",
         )
-    return partial(_attention_checkpointed, files)
+    return {ATTENTION: _forgetful_attention}
 
 
 def _forgetful(kind: type[nn.Module]) -> type[nn.Module]:
@@ -83,19 +75,6 @@ def _checkpointed(layer: nn.Module, plain: Callable[..., Any], args: Any, kwargs
     if cache is not None:
         cache.keep(recorded)
     return result
-
-
-@contextmanager
-def _attention_checkpointed(files: set[ModuleType]) -> Iterator[None]:
-    """While this is open, the attention of these model files keeps its inputs and output, not the scores."""
-    originals = {file: getattr(file, ATTENTION) for file in files}
-    for file, original in originals.items():
-        setattr(file, ATTENTION, _forgetful_attention(original))
-    try:
-        yield
-    finally:
-        for file, original in originals.items():
-            setattr(file, ATTENTION, original)
 
 
 def _forgetful_attention(original: Callable[..., mx.array]) -> Callable[..., mx.array]:

@@ -18,14 +18,17 @@ from mlx_align.backends import adapter_files
 from mlx_align.backends.base import ALONE, Generation, MemoryUse, Objective, Scores, State, Update, World
 from mlx_align.backends.mlx import adapters, generation
 from mlx_align.backends.mlx.arrays import Arrays, state_of, to_numpy, tree_of
-from mlx_align.backends.mlx.checkpointing import Checkpointing, scope
+from mlx_align.backends.mlx.checkpointing import Checkpointing, checkpointed
+from mlx_align.backends.mlx.cpu import SUBSTITUTES
+from mlx_align.backends.mlx.lanes import Lanes
 from mlx_align.backends.mlx.lora import prepare
 from mlx_align.backends.mlx.optim import Updater
 from mlx_align.backends.mlx.probe import choose
 from mlx_align.backends.mlx.step import Functions, to_arrays
+from mlx_align.backends.mlx.substitutes import scope
+from mlx_align.backends.parts import Part, divide, spread, together
 from mlx_align.batch import Batch
 from mlx_align.config import OptimConfig
-from mlx_align.methods.base import Loss
 
 CACHED_BYTES = 1 << 30
 """Freed buffers above this are given back when the shapes change; at every step that would cost time."""
@@ -41,6 +44,8 @@ class MlxPolicy:
         memory: reports the memory in use.
         compiled: whether MLX compiles the functions of a step.
         checkpointing: what the backward pass computes a second time (`checkpointing`).
+        lanes: the CPU's, if it computes; a batch is then divided among them and padded no further than its
+            rows need. None: it keeps its shape.
 
     Raises:
         UsageError: this architecture does not allow the checkpointing asked for.
@@ -55,18 +60,20 @@ class MlxPolicy:
         *,
         compiled: bool,
         checkpointing: Checkpointing,
+        lanes: Lanes | None = None,
     ) -> None:
         self._model, self._facts, self._config = model, facts, config
         self._gradient: Arrays | None = None
         self._world: World = ALONE
         self._shapes: tuple[Any, ...] = ()
-        self._memory = memory
+        self._memory, self._divides, self._lanes = memory, lanes is not None, lanes or Lanes()
         dropouts = prepare(model)
         mx.eval(model.parameters())
         reading = choose(model)
         self.notes = reading.notes
         self._forward = reading.forward
-        self._functions = Functions(model, reading.forward, compiled, dropouts, scope(model, checkpointing))
+        substitutes = scope(model, SUBSTITUTES if lanes else {}, checkpointed(model, checkpointing))
+        self._functions = Functions(model, reading.forward, compiled, dropouts, substitutes)
         if config is not None:
             self._updater = Updater(config, self._adapter(), compiled)
 
@@ -85,11 +92,24 @@ class MlxPolicy:
 
     def logps(self, batch: Batch) -> NDArray[np.float32]:
         """(N, T) log-probabilities of the branch tokens under the policy."""
-        return to_numpy(self._functions.logps(self._forward.inputs(batch), to_arrays(batch)))
+        parts, functions = self._parts(batch), self._functions
+        made = self._lanes.map(
+            lambda part: functions.logps(self._forward.inputs(part.batch), to_arrays(part.batch)), parts
+        )
+        return spread(batch, parts, [to_numpy(logps) for logps in made])
 
     def evaluate(self, batch: Batch, objective: Objective) -> Scores:
         """Loss and metrics without gradient, dropout off."""
-        return _scores(*self._functions.scores(objective, self._forward.inputs(batch), to_arrays(batch)))
+        parts, functions = self._parts(batch), self._functions
+        made = self._lanes.map(
+            lambda part: functions.scores(objective, self._forward.inputs(part.batch), to_arrays(part.batch)),
+            parts,
+        )
+        return together(batch, parts, [_scores(*scores) for scores in made])
+
+    def _parts(self, batch: Batch) -> list[Part]:
+        whole = Part(tuple(range(batch.size)), batch)
+        return divide(batch, self._lanes.count) if self._divides else [whole]
 
     # Training
 
@@ -98,18 +118,31 @@ class MlxPolicy:
     ) -> Scores:
         """Add one micro-batch's gradient of sum_term sums[term] / counts[term]."""
         self._make_room(batch)
-        gradient, loss, logps = self._functions.gradient(
-            objective,
-            self._forward.inputs(batch),
-            to_arrays(batch),
-            {term: mx.array(count, mx.float32) for term, count in counts.items()},
-            mx.random.key(seed),
-        )
+        parts = self._parts(batch)
+        keys = list(mx.random.split(mx.random.key(seed), num=len(parts)))
+        mx.eval(keys)  # a lane cannot compute what belongs to another thread's stream
+
+        def build(part_and_key: tuple[Part, mx.array]) -> Any:
+            part, key = part_and_key
+            return self._functions.gradient(
+                objective,
+                self._forward.inputs(part.batch),
+                to_arrays(part.batch),
+                {term: mx.array(count, mx.float32) for term, count in counts.items()},
+                key,
+            )
+
+        scores = []
+        for gradient, *made in self._lanes.map(build, list(zip(parts, keys, strict=True))):
+            self._add(gradient)
+            scores.append(_scores(*made))
+        return together(batch, parts, scores)
+
+    def _add(self, gradient: Arrays) -> None:
         if self._gradient is not None:
             gradient = {name: self._gradient[name] + grad for name, grad in gradient.items()}
-        mx.eval(gradient, loss.sums, loss.metrics, logps)
+            mx.eval(gradient)
         self._gradient = gradient
-        return _scores(loss, logps)
 
     def _make_room(self, batch: Batch) -> None:
         """Buffers that MLX keeps fit the last shapes; for other shapes most of them are of no use."""
@@ -196,10 +229,9 @@ class MlxPolicy:
         adapter_files.write(folder, self.adapter_state(), self._facts)
 
 
-def _scores(loss: Loss, logps: mx.array) -> Scores:
-    mx.eval(loss.sums, loss.metrics, logps)
+def _scores(sums: Arrays, metrics: Arrays, logps: mx.array) -> Scores:
     return Scores(
-        sums={term: value.item() for term, value in loss.sums.items()},
-        metrics={name: to_numpy(value) for name, value in loss.metrics.items()},
+        sums={term: float(to_numpy(value)) for term, value in sums.items()},
+        metrics={name: to_numpy(value) for name, value in metrics.items()},
         logps=to_numpy(logps),
     )

@@ -8,7 +8,7 @@ the denominators) comes in as arguments; the frozen base is part of the trace.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -21,6 +21,7 @@ from mlx_align.backends.mlx.arrays import Arrays
 from mlx_align.backends.mlx.forward import Forward, Inputs
 from mlx_align.backends.mlx.lora import KeyedDropout, set_keys
 from mlx_align.backends.mlx.ops import MlxOps
+from mlx_align.backends.mlx.substitutes import Scope
 from mlx_align.batch import Batch
 from mlx_align.methods.base import Loss
 
@@ -58,7 +59,7 @@ class Functions:
     forward: Forward
     compiled: bool
     dropouts: list[KeyedDropout]
-    scope: Callable[[], AbstractContextManager[None]] = nullcontext
+    scope: Scope = nullcontext
     traces: int = 0
 
     def __post_init__(self) -> None:
@@ -75,8 +76,8 @@ class Functions:
         result: mx.array = self._call("logps", pure, inputs, arrays)
         return result
 
-    def scores(self, objective: Objective, inputs: Inputs, arrays: Arrays) -> tuple[Loss, mx.array]:
-        """The loss of a batch and its log-probabilities, without gradient, dropout off."""
+    def scores(self, objective: Objective, inputs: Inputs, arrays: Arrays) -> tuple[Arrays, Arrays, mx.array]:
+        """The loss of a batch (sums and metrics) and its log-probabilities, without gradient, dropout off."""
 
         def pure(adapter: Arrays, inputs: Inputs, arrays: Arrays) -> tuple[Arrays, Arrays, mx.array]:
             self._put(adapter)
@@ -84,15 +85,16 @@ class Functions:
             return loss.sums, loss.metrics, logps
 
         self.model.eval()
-        sums, metrics, logps = self._call(
+        made: tuple[Arrays, Arrays, mx.array] = self._call(
             ("scores", objective.method.name, objective.hp), pure, inputs, arrays
         )
-        return Loss(sums, metrics), logps
+        return made
 
     def gradient(
         self, objective: Objective, inputs: Inputs, arrays: Arrays, counts: Arrays, key: mx.array
-    ) -> tuple[Arrays, Loss, mx.array]:
-        """The adapter's gradient of sum_term sums[term] / counts[term], with the loss and log-probabilities.
+    ) -> tuple[Arrays, Arrays, Arrays, mx.array]:
+        """The adapter's gradient of sum_term sums[term] / counts[term]; the loss's sums and metrics, and the
+        log-probabilities.
 
         Args:
             objective: the method and its numbers.
@@ -110,16 +112,14 @@ class Functions:
                 loss, logps = self._loss(objective, inputs, arrays, grad=True)
                 return sum(loss.sums[term] / counts[term] for term in loss.sums), loss, logps
 
-            with self.scope():
-                (_, loss, logps), gradient = mx.value_and_grad(value)(adapter)
+            (_, loss, logps), gradient = mx.value_and_grad(value)(adapter)
             return gradient, loss.sums, loss.metrics, logps
 
         self.model.train()
-        made = self._call(
+        made: tuple[Arrays, Arrays, Arrays, mx.array] = self._call(
             ("gradient", objective.method.name, objective.hp), pure, inputs, arrays, counts, key
         )
-        gradient, sums, metrics, logps = made
-        return gradient, Loss(sums, metrics), logps
+        return made
 
     def _loss(
         self, objective: Objective, inputs: Inputs, arrays: Arrays, *, grad: bool
@@ -136,7 +136,8 @@ class Functions:
             self._made[name] = self._trace(pure)
         adapter = dict(tree_flatten(self.model.trainable_parameters()))
         try:
-            return self._made[name](adapter, *arguments)
+            with self.scope():
+                return self._made[name](adapter, *arguments)
         finally:
             self._put(adapter)  # a trace leaves its own placeholders in the model
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_align.backends.mlx import blas
 from tests.bench.peers import cells, flops, gate, summary, workload
 from tests.bench.peers.cells import Cell
 from tests.bench.peers.contenders import CONTENDERS
@@ -38,6 +39,7 @@ ENVIRON = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "PYTHONPATH": str(ROOT),
+    **blas.environment(),  # the same matrix products for every MLX arm
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import nullcontext
 from typing import Any
 
 import mlx.core as mx
@@ -12,11 +13,12 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
-from mlx_align.backends.mlx.checkpointing import scope
+from mlx_align.backends.mlx.checkpointing import checkpointed
 from mlx_align.backends.mlx.forward import Forward
 from mlx_align.backends.mlx.lora import prepare, set_keys
 from mlx_align.backends.mlx.probe import choose
 from mlx_align.backends.mlx.step import to_arrays, to_batch
+from mlx_align.backends.mlx.substitutes import scope
 from mlx_align.data import Example, collate
 
 WINDOW = 8
@@ -150,7 +152,7 @@ def read(
         logps = forward.logps(inputs, to_batch(arrays), grad=True)
         return (logps * weight).sum(), logps
 
-    with opened() if opened else scope(model, "none")():
+    with opened() if opened else nullcontext():
         (_, logps), gradient = nn.value_and_grad(model, total)(model)
         mx.eval(logps, gradient)
     return np.array(logps)[batch.branch_mask > 0], {n: np.array(v) for n, v in tree_flatten(gradient)}
@@ -189,7 +191,7 @@ def test_checkpointing_changes_no_gradient(name: str, what: Any) -> None:
     weight = weights(collate(rows))
     want = alone(model, rows, weight)
     forward = choose(model).forward
-    opened = scope(model, what)
+    opened = scope(model, checkpointed(model, what))
     model.train()
     assert_same(read(model, forward, rows, weight, opened=opened), want)
 
@@ -205,7 +207,7 @@ def test_dropout_is_drawn_once_for_both_computations() -> None:
     model.train()
     set_keys(layers, mx.random.key(5))
     want = read(model, forward, rows, weight)
-    opened = scope(model, "layers")
+    opened = scope(model, checkpointed(model, "layers"))
     assert_same(read(model, forward, rows, weight, opened=opened), want)
     set_keys(layers, mx.random.key(6))
     other = read(model, forward, rows, weight, opened=opened)

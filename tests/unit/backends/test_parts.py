@@ -1,0 +1,74 @@
+"""Dividing a batch into parts and putting the results together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlx_align.backends.base import Scores
+from mlx_align.backends.parts import Part, divide, together
+from mlx_align.batch import Batch
+from mlx_align.data import Example, collate
+
+LENGTHS = [(9, (4, 7)), (3, (12, 2)), (20, (5, 5)), (6, (1, 3)), (8, (8, 8))]
+
+
+def batch() -> Batch:
+    examples = [
+        Example(
+            f"row:{row}",
+            tuple(range(1, prompt + 1)),
+            tuple(tuple(range(10 * row + 1, 10 * row + 1 + n)) for n in answers),
+            "",
+            "",
+            ("", ""),
+        )
+        for row, (prompt, answers) in enumerate(LENGTHS)
+    ]
+    ref = [[np.full(n, -row - 1.0, np.float32) for n in answers] for row, (_, answers) in enumerate(LENGTHS)]
+    return collate(examples, ref_logps=ref)
+
+
+def real(array: np.ndarray, mask: np.ndarray) -> list[list[float]]:
+    return [values[: int(own.sum())].tolist() for values, own in zip(array, mask, strict=True)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+def test_parts_hold_every_row_once_and_unchanged(count: int) -> None:
+    whole = batch()
+    parts = divide(whole, count)
+    assert len(parts) == min(count, whole.size)
+    assert sorted(row for part in parts for row in part.rows) == list(range(whole.size))
+    for part in parts:
+        own = part.batch
+        branches = [2 * row + which for row in part.rows for which in range(2)]
+        assert own.rows == tuple(whole.rows[row] for row in part.rows)
+        for name in ("branch_ids", "ref_logps"):
+            expected = real(getattr(whole, name)[branches], whole.branch_mask[branches])
+            assert real(getattr(own, name), own.branch_mask) == expected
+        lens = whole.prompt_lens[list(part.rows)]
+        assert (own.prompt_lens == lens).all()
+        assert own.prompt_ids.shape == (len(part.rows), lens.max())  # no wider than its longest row
+        assert own.branch_mask[:, -1].any()
+        assert own.branch_row.tolist() == [i // 2 for i in range(2 * len(part.rows))]
+        assert own.scored.tolist() == np.flatnonzero(own.branch_mask).tolist()
+
+
+def test_parts_are_about_equal() -> None:
+    loads = [sum(sum(LENGTHS[row][1]) + LENGTHS[row][0] for row in part.rows) for part in divide(batch(), 2)]
+    assert max(loads) <= 1.2 * min(loads)
+
+
+def test_together() -> None:
+    whole = batch()
+
+    def scores(part: Part) -> Scores:
+        values = np.array(part.rows, np.float32)
+        ids = part.batch.branch_ids * part.batch.branch_mask
+        return Scores({"loss": float(values.sum())}, {"margin": values}, ids)
+
+    parts = divide(whole, 3)
+    made = together(whole, parts, [scores(part) for part in parts])
+    assert made.sums == {"loss": 10.0}
+    assert made.metrics["margin"].tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(made.logps, whole.branch_ids * whole.branch_mask)
