@@ -16,7 +16,7 @@ from mlx_lm.utils import load_model
 from mlx_align.backends.base import MemoryHabits, MemoryUse
 from mlx_align.backends.mlx import adapters, blas
 from mlx_align.backends.mlx.habits import habits
-from mlx_align.backends.mlx.lanes import Lanes
+from mlx_align.backends.mlx.lanes import Lanes, cores
 from mlx_align.backends.mlx.policy import MlxPolicy
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
 from mlx_align.errors import UsageError
@@ -116,7 +116,7 @@ class MlxBackend:
             compiled=compiled,
             checkpointing=self._config.checkpointing,
             # What is compiled is compiled for a shape, so a batch keeps the one it has been given.
-            lanes=None if self._gpu or compiled else Lanes(_cores(), OPENBLAS),
+            lanes=None if self._gpu or compiled else Lanes(cores(), OPENBLAS),
         )
 
     def _load(self, folder: Path) -> nn.Module:
@@ -139,11 +139,6 @@ def _check_finite(model: nn.Module, folder: Path) -> None:
     for name, value in tree_flatten(model.parameters()):
         if mx.issubdtype(value.dtype, mx.floating) and not mx.all(mx.isfinite(value)).item():
             raise UsageError(f"the weight '{name}' is not finite", where=str(folder))
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _physical_memory() -> int:

@@ -9,10 +9,12 @@ CPU. A GPU runs ahead in the same way, by command buffers; there they are an est
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from mlx_align.backends.base import Chunks, MemoryHabits, Work
 from mlx_align.backends.mlx.generation import SIDE_BY_SIDE
-from mlx_align.backends.mlx.selected import chunk_positions
+from mlx_align.backends.mlx.lanes import cores
+from mlx_align.backends.mlx.selected import CHUNK_LEAST, chunk_positions
 
 HEAD, HEAD_PLAIN = Chunks(own=6.0, before=4.0), Chunks(own=3.0, before=7.0)
 GATED = {
@@ -21,6 +23,8 @@ GATED = {
     # the same with gelu's cubic: gate, gate / 2, tanh, 1 + tanh, their product, up, and the product of both
     "gelu": 7,
 }
+GATED_ON_CPU = {**GATED, "silu": 4}
+"""Its SwiGLU computes silu(gate) again."""
 WORK = Work(scores=2.5, wide=4.5, narrow=7.0)
 WORK_AGAIN = Work(scores=2.5, wide=13.0, narrow=9.0)
 WORK_PLAIN = Work(scores=1.5, wide=3.0, narrow=5.0)
@@ -45,10 +49,10 @@ def habits(device: str, float_bytes: int | None, limit: int) -> MemoryHabits:
     return MemoryHabits(
         float_bytes=float_bytes,
         widens=on_cpu,
-        chunk_positions=chunk_positions,
+        chunk_positions=partial(_positions, lanes=cores() if on_cpu else 1),
         head=HEAD,
         head_plain=HEAD_PLAIN,
-        gated=GATED,
+        gated=GATED_ON_CPU if on_cpu else GATED,
         work=WORK,
         work_again=WORK_AGAIN,
         # Without a gradient a GPU's attention is one kernel, in which scores never exist as an array.
@@ -56,3 +60,12 @@ def habits(device: str, float_bytes: int | None, limit: int) -> MemoryHabits:
         side_by_side=SIDE_BY_SIDE,
         reserve=reserve,
     )
+
+
+def _positions(vocabulary: int, rows: int, *, lanes: int) -> int:
+    """Positions whose logits exist at a time.
+
+    Lanes come to the head one after the other; but where chunks are long, about half of them are there at once.
+    """
+    chunk = chunk_positions(vocabulary)
+    return chunk * (1 + min(lanes, rows)) // 2 if chunk == CHUNK_LEAST else chunk

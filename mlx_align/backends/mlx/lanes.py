@@ -8,6 +8,7 @@ all of them are built on the same modules, and computed at the same time.
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,3 +62,8 @@ def _begin() -> None:
     """A thread's own stream: MLX keeps streams and the default device by thread."""
     mx.set_default_device(mx.cpu)
     mx.set_default_stream(mx.new_stream(mx.cpu))
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

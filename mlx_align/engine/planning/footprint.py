@@ -339,7 +339,7 @@ class Arithmetic:
 
     def _chunk(self, shape: Shape, *, grad: bool) -> int:
         """What the head works with."""
-        chunk = self.habits.chunk_positions(self.model.vocabulary)
+        chunk = self.habits.chunk_positions(self.model.vocabulary, shape.rows)
         copies = self.habits.head if grad else self.habits.head_plain
         own = min(chunk, shape.scored)
         before = min(chunk, shape.scored - own)  # where there are several, the last is often smaller
