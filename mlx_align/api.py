@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from mlx_align import backends, embedded, launched, methods
-from mlx_align.backends.base import Objective
-from mlx_align.config import RunConfig
-from mlx_align.data import load_dataset, tokenize_rows
+from mlx_align.config import RewardConfig, RunConfig
+from mlx_align.data import Dataset, load_dataset
 from mlx_align.engine.data import data_path
 from mlx_align.engine.launch import launch
 from mlx_align.engine.planning import Forecast, Planner, forecast
+from mlx_align.engine.preparing import objective_of, tokenized
 from mlx_align.engine.tokenizer import load_tokenizer
 from mlx_align.errors import InterruptedRunError, UsageError, error_class
 from mlx_align.events import Event, RunFailed, RunStopped
 from mlx_align.hub import ModelSource, resolve_model
+from mlx_align.rewards import check_rows, make_specs
+from mlx_align.rewards.python import FUNCTION
 from mlx_align.runs import RunDirectory, create
 from mlx_align.settings import Resolved, gather, resolve
 
@@ -38,13 +40,9 @@ def prepare(resolved: Resolved) -> RunDirectory:
     """
     config = resolved.config
     source = resolve_model(config.model.path, config.model.revision)
-    dataset = load_dataset(
-        data_path(config),
-        methods.get(config.method.name).rows,
-        valid_fraction=config.data.valid_fraction,
-        seed=config.train.seed,
-    )
+    dataset = _dataset(config)
     _check_start(config)
+    config = config.model_copy(update={"rewards": tuple(map(_anywhere, config.rewards))})
     env = {
         **_model_facts(source),
         "data": str(data_path(config).resolve()),
@@ -63,22 +61,37 @@ def plan(resolved: Resolved) -> Forecast:
     """
     config = resolved.config
     source = resolve_model(config.model.path, config.model.revision)
-    method = methods.get(config.method.name)
-    dataset = load_dataset(
-        data_path(config), method.rows, valid_fraction=config.data.valid_fraction, seed=config.train.seed
-    )
+    dataset = _dataset(config)
     _check_start(config)
-    tokenizer = load_tokenizer(source.folder)
-    limits: dict[str, Any] = {"max_length": config.data.max_length, "too_long": config.data.too_long}
-    train = tokenize_rows(dataset.train, tokenizer, **limits).examples
-    valid = tokenize_rows(dataset.valid, tokenizer, **limits).examples
-    objective = Objective(method, method.hyperparameters(**config.method.hyperparameters))
-    planner = Planner.of(backends.create(config.backend), source.folder, train, valid, objective)
+    train, valid = tokenized(config, dataset, load_tokenizer(source.folder))
+    backend = backends.create(config.backend)
+    planner = Planner.of(backend, source.folder, train.examples, valid.examples, objective_of(config))
     if planner is None:
         raise UsageError(
             "only the mlx backend's memory can be planned", where=f"backend.name = {config.backend.name}"
         )
     return forecast(planner, config)
+
+
+def _dataset(config: RunConfig) -> Dataset:
+    """All rows, and for the rewards of a method that samples, whether they can be computed of them."""
+    dataset = load_dataset(
+        data_path(config),
+        methods.get(config.method.name).rows,
+        valid_fraction=config.data.valid_fraction,
+        seed=config.train.seed,
+    )
+    specs = make_specs([reward.model_dump() for reward in config.rewards])
+    check_rows(specs, [*dataset.train, *dataset.valid])
+    return dataset
+
+
+def _anywhere(reward: RewardConfig) -> RewardConfig:
+    """The same reward with its file by an absolute path: a run may be resumed from another folder."""
+    if (named := FUNCTION.fullmatch(reward.name)) is None:
+        return reward
+    file = Path(named["file"]).expanduser().resolve()
+    return reward.model_copy(update={"name": f"{file}:{named['function']}"})
 
 
 def _check_start(config: RunConfig) -> None:
@@ -107,11 +120,11 @@ def align(
     """Train an adapter and wait for it.
 
     Args:
-        method: "sft", "orpo", "dpo" or "simpo".
+        method: "sft", "orpo", "dpo", "simpo" or "grpo".
         model: "tiny-chat", a local folder or a Hugging Face id.
         data: "sample", a .jsonl file or a folder with train.jsonl.
         settings: dotted configuration keys, as with `--set`.
-        preset: "quick", "balanced" or "thorough".
+        preset: "quick", "balanced" or "thorough"; for grpo also "small-mac" or "r1".
         on_event: called with every event of the run.
 
     Returns:

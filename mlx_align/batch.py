@@ -35,6 +35,9 @@ class Batch:
             first, ascending, every one that `branch_mask` marks, then others to fill M; none appears twice.
         ref_logps: (N, T) float32 log-probabilities under the reference policy, or None.
         rows: the B row names ("file:line"), so that an alert can name them.
+        advantages: (N,) float32, how much better each branch was than its group; None if nothing is sampled.
+        old_logps: (N, T) float32 log-probabilities under the policy that sampled the branches; None: that
+            policy is the one that is trained.
     """
 
     prompt_ids: Array
@@ -46,6 +49,8 @@ class Batch:
     scored: Array
     ref_logps: Array | None
     rows: tuple[str, ...]
+    advantages: Array | None = None
+    old_logps: Array | None = None
 
     @property
     def size(self) -> int:
@@ -60,6 +65,10 @@ class Batch:
     def branch(self, x: Array, which: int) -> Array:
         """The rows of a (N, ...) array that belong to branch number `which`: (B, ...)."""
         return x[which :: self.branches]
+
+    def by_row(self, x: Array) -> Array:
+        """The values of a (N,) array, each row's branches side by side: (B, k)."""
+        return x.reshape(self.size, self.branches)
 
     def tokens(self) -> int:
         """Real tokens in the batch, each prompt once: the honest unit of throughput."""

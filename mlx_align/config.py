@@ -1,19 +1,15 @@
-"""The configuration of a run: frozen models, TOML in and out.
+"""The configuration of a run: frozen models.
 
 This file says which keys there are, what they mean and what they may be. `settings.py` decides which
-layer (flag, environment, file, preset, ...) each value comes from.
+layer (flag, environment, file, preset, ...) each value comes from, `combinations.py` which values do not
+go together; `toml.py` reads and writes files.
 """
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
 from typing import Any, Literal
 
-import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from mlx_align.errors import ConfigError
 
 EXCLUSIVE = (("train.epochs", "train.steps"), ("train.batch_size", "train.tokens_per_batch"))
 """Keys of which a run has exactly one. The first has a default, which the second takes away by being set."""
@@ -30,7 +26,7 @@ class MethodConfig(Section):
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
-    name: str = Field(default="orpo", description="sft, orpo, dpo or simpo")
+    name: str = Field(default="orpo", description="sft, orpo, dpo, simpo or grpo")
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -134,6 +130,57 @@ class OptimConfig(Section):
         return self
 
 
+class SamplingConfig(Section):
+    """How grpo draws the completions that it learns from."""
+
+    temperature: float = Field(
+        default=1.0, gt=0, description="divides the logits, in sampling and in the loss alike"
+    )
+    top_p: float = Field(default=1.0, gt=0, le=1, description="nucleus sampling; 1: off")
+    top_k: int = Field(default=0, ge=0, description="only the k likeliest tokens; 0: off")
+    min_p: float = Field(
+        default=0.0, ge=0, lt=1, description="only tokens at least so likely, as a share of the likeliest's"
+    )
+    repetition_penalty: float = Field(
+        default=1.0, gt=0, description="tokens that were there already become less likely; 1: off"
+    )
+    stop: tuple[str, ...] = Field(
+        default=(), description="a completion also ends where it comes to one of these texts"
+    )
+    max_tokens: int = Field(default=256, ge=1, description="longest completion, in tokens")
+
+    @model_validator(mode="after")
+    def _stops_say_something(self) -> SamplingConfig:
+        if not all(self.stop):
+            raise ValueError("stop has an empty text, which would end every completion at once")
+        return self
+
+
+class RolloutConfig(Section):
+    """How much grpo samples before it trains on it."""
+
+    updates: int = Field(
+        default=1,
+        ge=1,
+        description="optimiser updates that one rollout is divided into; it has train.batch_size * "
+        "train.accumulate prompts for each",
+    )
+
+
+class RewardConfig(BaseModel):
+    """One reward; its own options stand beside its name (each reward's file says which)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    name: str = Field(min_length=1, description="a reward's name, or file.py:function")
+    weight: float = Field(default=1.0, description="factor on it in the sum of all rewards")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything in the table but name and weight."""
+        return dict(self.model_extra or {})
+
+
 class TrainConfig(Section):
     """How long, and in which portions."""
 
@@ -149,6 +196,12 @@ class TrainConfig(Section):
         "once plus all its branches; or set batch_size",
     )
     accumulate: int = Field(default=1, ge=1, description="micro-batches in one optimiser update")
+    branches_at_once: int | None = Field(
+        default=None,
+        ge=1,
+        description="grpo: so many completions of a group in one forward and backward pass, to save memory; "
+        "unset: the whole group",
+    )
     seed: int = Field(
         default=0, ge=0, lt=2**31, description="seeds adapter, order of rows, dropout and sampling"
     )
@@ -171,8 +224,14 @@ class EvalConfig(Section):
     rows: int = Field(default=256, ge=1, description="at most so many held-out rows")
     samples: int = Field(default=8, ge=0, description="held-out prompts to answer at each evaluation")
     max_tokens: int = Field(default=128, ge=1, description="longest sampled answer, in tokens")
-    metric: Literal["loss", "accuracy", "margin"] = Field(
-        default="loss", description="what 'best' means; sft has only loss"
+    metric: Literal["loss", "accuracy", "margin", "reward"] = Field(
+        default="loss", description="what 'best' means; sft has only loss, grpo only reward"
+    )
+    pass_k: int = Field(
+        default=0,
+        ge=0,
+        description="grpo: also sample each held-out prompt k times, and estimate how often one of k is "
+        "right; 0: do not",
     )
     patience: int | None = Field(
         default=None, ge=1, description="stop after so many evaluations without a new best; unset: never"
@@ -259,55 +318,13 @@ class RunConfig(Section):
     adapter: AdapterConfig = AdapterConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    rewards: tuple[RewardConfig, ...] = Field(
+        default=(), description="grpo: what completions are scored by, as [[rewards]] tables"
+    )
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     guard: GuardConfig = GuardConfig()
     backend: BackendConfig = BackendConfig()
     runs: RunsConfig = RunsConfig()
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
-
-    Raises:
-        ConfigError: the file cannot be read or is not TOML; the message has the line and column.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError("there is no such configuration file", where=str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration file cannot be read: {error}", where=str(path)) from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"not valid TOML: {error}", where=str(path)) from None
-
-
-def without_none(tree: dict[str, Any]) -> dict[str, Any]:
-    """The same nested mapping without its None values, which TOML cannot say."""
-    return {
-        key: without_none(value) if isinstance(value, dict) else value
-        for key, value in tree.items()
-        if value is not None
-    }
-
-
-def to_toml(config: RunConfig) -> str:
-    """The configuration as TOML; reading it back gives an equal RunConfig."""
-    return tomli_w.dumps(without_none(config.model_dump(mode="json")))
-
-
-def from_toml(path: Path) -> RunConfig:
-    """A resolved configuration written by `to_toml`.
-
-    Raises:
-        ConfigError: the file is missing, damaged, or has a value this version refuses.
-    """
-    tree = read_toml(path)
-    train = tree.get("train", {})
-    for first, second in EXCLUSIVE:  # a key that is left out would mean its default
-        if isinstance(train, dict) and second.removeprefix("train.") in train:
-            train.setdefault(first.removeprefix("train."), None)
-    try:
-        return RunConfig.model_validate(tree)
-    except ValueError as error:
-        raise ConfigError(f"not a valid run configuration: {error}", where=str(path)) from None

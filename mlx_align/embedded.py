@@ -29,8 +29,8 @@ def samples_folder() -> Path:
 
 
 def sample_for(rows: str) -> Path:
-    """The sample for a kind of row: "pair" or "completion"."""
-    return samples_folder() / {"pair": "preferences", "completion": "sft"}[rows]
+    """The sample for a kind of row: "pair", "completion" or "prompt"."""
+    return samples_folder() / {"pair": "preferences", "completion": "sft", "prompt": "prompts"}[rows]
 
 
 @cache

@@ -7,6 +7,7 @@
     ├── WontFitError                exit 4   the job needs more memory than there is
     ├── DivergedError               exit 5   too many updates in a row were not finite
     ├── DeviceAbortError            exit 6   the accelerator gave up (watchdog, out of memory)
+    ├── SandboxMissingError         exit 1   strangers' code cannot be run safely here, so it is not run
     └── InterruptedRunError         exit 130 stopped on request; the run can be resumed
 
 Each says what happened, where, and what to do next. Nothing else should reach a user: an exception
@@ -91,6 +92,12 @@ class DeviceAbortError(AlignError):
 
     exit_code = 6
     kind = "device-abort"
+
+
+class SandboxMissingError(AlignError):
+    """A stranger's program cannot be run safely: no sandbox is here, or the system forbids it to work."""
+
+    kind = "sandbox-missing"
 
 
 class InterruptedRunError(AlignError):

@@ -53,7 +53,9 @@ class Phase(Event):
     """What the engine does now, with progress where it can be counted (`total` 0: it cannot)."""
 
     type: Literal["phase"] = "phase"
-    name: Literal["loading", "preparing", "reference", "training", "evaluating", "sampling", "saving"]
+    name: Literal[
+        "loading", "preparing", "reference", "training", "evaluating", "sampling", "scoring", "saving"
+    ]
     detail: str = ""
     done: int = 0
     total: int = 0
@@ -77,6 +79,58 @@ class Step(Event):
     skipped: bool = False
 
 
+class RewardFacts(BaseModel):
+    """One reward over a rollout: mean and standard deviation of what is known, and how often it failed."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
+
+    mean: Number
+    std: Number
+    failed: int = 0
+
+
+class Scored(BaseModel):
+    """One completion with its rewards, and `total`, their weighted sum."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
+
+    prompt: str
+    completion: str
+    rewards: dict[str, Number]
+    total: Number
+    finished: bool = True
+
+
+class Rollout(Event):
+    """What was sampled, to be learnt from by update `step` and those that follow; `number` counts from 0.
+
+    `reward` is the weighted sum of all rewards. `spread` is the mean deviation of the rewards inside a group,
+    `advantage_std` the deviation of all advantages; `no_signal` is the share of groups whose rewards are all
+    equal, `truncated` that of completions that were cut off. `tokens` were sampled in `seconds`, groups that
+    were replaced (`refilled` of them) included, and scored in `scoring_seconds`.
+    """
+
+    type: Literal["rollout"] = "rollout"
+    step: int
+    number: int
+    prompts: int
+    completions: int
+    reward: RewardFacts
+    rewards: dict[str, RewardFacts]
+    spread: Number
+    advantage_std: Number
+    no_signal: float
+    refilled: int = 0
+    length_mean: float
+    length_max: int
+    truncated: float
+    tokens: int
+    seconds: float
+    scoring_seconds: float
+    best: Scored | None = None
+    worst: Scored | None = None
+
+
 class Eval(Event):
     """Metrics over the held-out rows; `best` says whether this is the best evaluation so far."""
 
@@ -89,7 +143,10 @@ class Eval(Event):
 
 
 class Completion(BaseModel):
-    """One held-out prompt and what the model says to it now (greedy decoding)."""
+    """One held-out prompt and what the model says to it now (greedy decoding).
+
+    `chosen` and `rejected` are the data's answers; where there is only a right answer, `chosen` is that.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -198,7 +255,7 @@ class RunFailed(Event):
 
 
 AnyEvent = Annotated[
-    RunStarted | Phase | Step | Eval | Sample | Checkpoint | Memory | Plan | Alert | Heartbeat
+    RunStarted | Phase | Step | Rollout | Eval | Sample | Checkpoint | Memory | Plan | Alert | Heartbeat
     | RunFinished | RunStopped | RunFailed,
     Field(discriminator="type"),
 ]  # fmt: skip
@@ -244,7 +301,7 @@ class History(Generic[T]):
         return self._items[self._length - 1] if self._length else None
 
 
-StepLike = TypeVar("StepLike", Step, Eval, Sample, Checkpoint)
+StepLike = TypeVar("StepLike", Step, Rollout, Eval, Sample, Checkpoint)
 
 
 def _until(history: History[StepLike], step: int) -> History[StepLike]:
@@ -267,6 +324,7 @@ class RunState:
     phase: Phase | None = None
     step: int = 0
     steps: History[Step] = field(default_factory=History)
+    rollouts: History[Rollout] = field(default_factory=History)
     evals: History[Eval] = field(default_factory=History)
     samples: History[Sample] = field(default_factory=History)
     checkpoints: History[Checkpoint] = field(default_factory=History)
@@ -297,6 +355,11 @@ def reduce(state: RunState, event: Event) -> RunState:
             return replace(state, phase=event)
         case Step():
             return replace(state, step=event.step, steps=state.steps.append(event))
+        case Rollout():  # a resume may sample one anew that it did not begin to train on
+            earlier = [rollout for rollout in state.rollouts if rollout.number < event.number]
+            fresh = len(earlier) == len(state.rollouts)
+            history = state.rollouts if fresh else History(earlier, len(earlier))
+            return replace(state, rollouts=history.append(event))
         case Eval():
             return replace(state, evals=state.evals.append(event))
         case Sample():
@@ -330,6 +393,7 @@ def _start(state: RunState, event: RunStarted) -> RunState:
         phase=None,
         step=max(kept, 0),
         steps=_until(state.steps, kept),
+        rollouts=_until(state.rollouts, kept + 1),
         evals=_until(state.evals, kept),
         samples=_until(state.samples, kept),
         checkpoints=_until(state.checkpoints, kept),

@@ -21,33 +21,15 @@ import platformdirs
 from pydantic import BaseModel, ValidationError
 
 from mlx_align import embedded, methods
-from mlx_align.config import EXCLUSIVE, RunConfig, read_toml
+from mlx_align.combinations import check_combinations
+from mlx_align.config import EXCLUSIVE, RunConfig
 from mlx_align.errors import ConfigError
+from mlx_align.presets import PRESET_METHODS, PRESETS
+from mlx_align.toml import read_toml
 
 ENV_PREFIX = "MLX_ALIGN_"
 SOFT = ("default", "method", "catalog", "user config", "preset")
 """Layers that speak of runs in general: what they say gives way without a word where it cannot hold."""
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # A first look: does this data teach this model anything?
-    "quick": {
-        "train.steps": 120,
-        "eval.every": 40,
-        "eval.rows": 64,
-        "data.max_length": 1024,
-    },
-    # The defaults of the method and of the catalog, by name.
-    "balanced": {},
-    # Three passes with a larger adapter; evaluated often, and the best evaluation is kept.
-    "thorough": {
-        "train.epochs": 3.0,
-        "eval.every": 50,
-        "eval.rows": 512,
-        "adapter.rank": 32,
-        "data.max_length": 4096,
-        "eval.patience": 6,
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -196,6 +178,7 @@ def gather(
     _refuse_other_method(method, strong)
     chosen = _strongest(strong, "method.name") or RunConfig().method.name
     _refuse_unknown_method(chosen, strong)
+    _refuse_other_preset(preset, str(chosen))
     model = _strongest(strong, "model.path") or RunConfig().model.path
     known = embedded.catalog().get(str(model), {}).get(str(chosen), {})
     return [
@@ -235,6 +218,17 @@ def _refuse_unknown_method(name: Any, layers: Sequence[Layer]) -> None:
         )
 
 
+def _refuse_other_preset(preset: str | None, method: str) -> None:
+    meant = PRESET_METHODS.get(preset or "", method)
+    if meant != method:
+        others = ", ".join(name for name in PRESETS if PRESET_METHODS.get(name, method) == method)
+        raise ConfigError(
+            f"the preset '{preset}' is for {meant}, and the method is {method}",
+            where="--preset",
+            hint=f"Run `mlx-align {meant} --preset {preset}`, or choose one of: {others}.",
+        )
+
+
 def _strongest(layers: Sequence[Layer], key: str) -> Any:
     return next((layer.values[key] for layer in reversed(layers) if key in layer.values), None)
 
@@ -262,24 +256,13 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     config = _validate(RunConfig, nest(values), "", origins)
     method = methods.get(config.method.name)
     _validate(method.hyperparameters, config.method.hyperparameters, "method.", origins)
-    _check_combinations(config, origins)
+    check_combinations(config, origins, {key for key in values if _asked_for(key, origins)})
     return Resolved(config, origins)
 
 
-def _check_combinations(config: RunConfig, origins: Mapping[str, str]) -> None:
-    def refuse(key: str, message: str, hint: str) -> None:
-        raise ConfigError(message, where=f"{key} ({origins.get(key, 'default')})", hint=hint)
-
-    if config.method.name == "sft" and config.eval.metric != "loss":
-        refuse("eval.metric", f"sft has no '{config.eval.metric}'", "Use eval.metric=loss.")
-    if config.eval.patience is not None and config.eval.every == 0:
-        refuse("eval.patience", "without evaluations there is nothing to be patient about", "Set eval.every.")
-    if config.adapter.start is not None:
-        for key in ("type", "rank", "scale", "modules", "layers", "dropout"):
-            if not origins.get(f"adapter.{key}", "default").startswith(SOFT):
-                refuse(
-                    f"adapter.{key}", "the starting adapter decides this already", f"Leave adapter.{key} out."
-                )
+def _asked_for(key: str, origins: Mapping[str, str]) -> bool:
+    """Whether a person set the key for this very run."""
+    return not origins.get(key, "default").startswith(SOFT)
 
 
 def _validate(
@@ -294,7 +277,9 @@ def _validate(
 
 
 def _is_key(part: int | str) -> bool:
-    return isinstance(part, str) and "[" not in part and part not in ("int", "str")
+    """Whether it is a key's name and not that of one of the types that its value may have."""
+    types = ("int", "str", "constrained-int", "constrained-float")
+    return isinstance(part, str) and "[" not in part and part not in types
 
 
 def _explain(key: str, error: Any, schema: type[BaseModel], origins: Mapping[str, str]) -> ConfigError:

@@ -17,13 +17,14 @@ LONG_RESPONSE = 20_000
 
 @dataclass(frozen=True)
 class Broken:
-    """A broken file: its bytes, the first bad line (None: the whole file), the key, and why."""
+    """A broken file: its bytes, the first bad line (None: the whole file), the key, why, and its rows."""
 
     name: str
     content: bytes
     line: int | None
     key: str | None
     about: str
+    rows: str = "pair"
 
 
 def _encode(row: object) -> bytes:
@@ -68,9 +69,11 @@ class _Maker:
         row = _encode({**self.rows[self.BAD_LINE - 1], key: "@"})
         return self.raw(name, row.replace(b'"@"', literal), key, about)
 
-    def whole(self, name: str, rows: list[Any], line: int, key: str | None, about: str) -> Broken:
+    def whole(
+        self, name: str, rows: list[Any], line: int, key: str | None, about: str, kind: str = "pair"
+    ) -> Broken:
         """Write other rows altogether."""
-        return Broken(name, _file([_encode(row) for row in rows]), line, key, about)
+        return Broken(name, _file([_encode(row) for row in rows]), line, key, about, kind)
 
 
 def _not_readable(make: _Maker) -> list[Broken]:
@@ -149,10 +152,27 @@ def _bad_shapes(make: _Maker) -> list[Broken]:
     last, differ = "the last message is the user's", "chosen and rejected do not share a prompt"
     return [
         make.whole("bad-role", lists, 3, "prompt", "a message has the role robot"),
-        make.whole("last-turn-not-assistant", chats, 3, "messages", last),
+        make.whole("last-turn-not-assistant", chats, 3, "messages", last, "completion"),
         make.whole("prompts-differ", whole, 3, "rejected", differ),
         make.raw("mixed-shapes", mixed, "chosen", "one row mixes text and message lists"),
         make.whole("unknown-shape", foreign, 1, None, "the keys instruction and output are no known shape"),
+    ]
+
+
+def _bad_prompts(make: _Maker) -> list[Broken]:
+    """Rows for a policy that answers by itself."""
+    asked = [{"question": row["prompt"], "answer": row["chosen"]} for row in make.rows]
+    chats = [{"messages": [_user(row["prompt"])], "answer": row["chosen"]} for row in make.rows]
+    answered = [*chats[2]["messages"], _assistant(make.rows[2]["chosen"])]
+
+    def spoilt(name: str, rows: list[dict[str, Any]], key: str, value: Any, about: str) -> Broken:
+        return make.whole(name, [*rows[:2], {**rows[2], key: value}, rows[3]], 3, key, about, "prompt")
+
+    return [
+        spoilt("answer-is-a-list", asked, "answer", ["4", "four"], "the right answer is a list, not text"),
+        spoilt("empty-answer", asked, "answer", " ", "the right answer is empty"),
+        spoilt("question-is-a-number", asked, "question", 42, "the question is a number, not text"),
+        spoilt("answered-prompt", chats, "messages", answered, "the prompt ends with the assistant's turn"),
     ]
 
 
@@ -161,9 +181,14 @@ def write_broken(out: Path, seed: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     make = _Maker(seed)
     expected = {}
-    for broken in [*_not_readable(make), *_bad_values(make), *_bad_shapes(make)]:
+    for broken in [*_not_readable(make), *_bad_values(make), *_bad_shapes(make), *_bad_prompts(make)]:
         name = f"{broken.name}.jsonl"
         (out / name).write_bytes(broken.content)
-        expected[name] = {"line": broken.line, "key": broken.key, "about": broken.about}
+        expected[name] = {
+            "line": broken.line,
+            "key": broken.key,
+            "about": broken.about,
+            "rows": broken.rows,
+        }
     text = json.dumps(expected, indent=2, sort_keys=True) + "\n"
     (out / "expected.json").write_bytes(text.encode("utf-8"))

@@ -93,3 +93,79 @@ def simpo(rows: list[Row], beta: float, gamma: float) -> tuple[float, list[list[
         for which, sign in ((0, -1), (1, 1)):
             grad[which] += sign * beta * sigmoid(-x) / len(row.branches[which]) / len(rows)
     return total, grads
+
+
+@dataclass
+class Answer:
+    """One sampled answer: its log-probabilities under policy, sampling policy and reference.
+
+    `counted` is False for an answer that the loss leaves out (a truncated one).
+    """
+
+    logps: np.ndarray
+    old: np.ndarray
+    ref: np.ndarray
+    advantage: float
+    counted: bool = True
+
+
+@dataclass
+class Clip:
+    """Where ratios stop counting: below 1 - low, above 1 + high and, for a bad answer, above delta."""
+
+    low: float
+    high: float
+    delta: float = math.inf
+
+    def surrogate(self, ratio: float, advantage: float) -> tuple[float, float]:
+        """Clipped objective and its derivative by the logarithm of the ratio, case by case."""
+        if advantage >= 0:
+            moves = ratio < 1 + self.high
+            return min(ratio, 1 + self.high) * advantage, ratio * advantage if moves else 0.0
+        moves = 1 - self.low < ratio < self.delta
+        return min(max(ratio, 1 - self.low), self.delta) * advantage, ratio * advantage if moves else 0.0
+
+
+def k3(lp: float, ref: float, ratio: float | None = None) -> tuple[float, float]:
+    """Estimate of the KL divergence at one token and its derivative by lp, weighted by a ratio if given."""
+    value, slope = math.exp(ref - lp) - (ref - lp) - 1, 1 - math.exp(ref - lp)
+    return (value, slope) if ratio is None else (ratio * value, ratio * slope + ratio * value)
+
+
+def answer_weight(loss_type: str, answers: list[Answer], answer: Answer, length: int | None) -> float:
+    """What a token of this answer weighs in the loss."""
+    if loss_type in ("grpo", "gspo"):
+        return 1 / len(answers) / len(answer.logps)
+    if loss_type == "dr_grpo":
+        assert length is not None
+        return 1 / len(answers) / length
+    return 1 / sum(len(a.logps) for a in answers if a.counted)
+
+
+def grpo(
+    answers: list[Answer],
+    loss_type: str,
+    clip: Clip,
+    beta: float = 0.0,
+    *,
+    weighted_kl: bool = False,
+    length: int | None = None,
+) -> tuple[float, list[np.ndarray]]:
+    """Value, and derivative by every answer's log-probabilities."""
+    total, grads = 0.0, [np.zeros_like(answer.logps) for answer in answers]
+    for answer, grad in zip(answers, grads, strict=True):
+        if not answer.counted:
+            continue
+        weight = answer_weight(loss_type, answers, answer, length)
+        mean = math.exp(float(np.mean(answer.logps - answer.old)))
+        for t, lp in enumerate(answer.logps):
+            ratio = mean if loss_type == "gspo" else math.exp(lp - answer.old[t])
+            objective, slope = clip.surrogate(ratio, answer.advantage)
+            divergence, kl_slope = k3(lp, answer.ref[t], ratio if weighted_kl else None)
+            total += weight * (beta * divergence - objective)
+            grad[t] += weight * beta * kl_slope
+            if loss_type == "gspo":
+                grad -= weight * slope / len(grad)
+            else:
+                grad[t] -= weight * slope
+    return total, grads

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from mlx_align.errors import ConfigError
-from mlx_align.settings import PRESETS, Resolved, from_assignments, gather, resolve
+from mlx_align.presets import PRESETS
+from mlx_align.settings import Resolved, from_assignments, gather, resolve
 from mlx_align_cli.display import Kind
 from mlx_align_cli.naming import runs_root
 
@@ -91,6 +92,16 @@ Device = Annotated[
     str | None,
     typer.Option(metavar="auto|cpu|gpu|cuda|mps", rich_help_panel=LENGTH, help="Where it computes."),
 ]
+Rewards = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reward",
+        metavar="NAME[=WEIGHT]",
+        rich_help_panel=LENGTH,
+        help="What answers are scored by, or file.py:function. Repeatable.",
+    ),
+]
+NoRewards = Annotated[list[str] | None, typer.Option("--reward", hidden=True)]
 RunsDir = Annotated[
     Path | None,
     typer.Option(

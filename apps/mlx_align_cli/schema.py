@@ -10,8 +10,10 @@ import tomli_w
 from pydantic import TypeAdapter
 
 from mlx_align import methods
+from mlx_align.combinations import concerns
 from mlx_align.config import RunConfig
-from mlx_align.settings import PRESETS, method_layers
+from mlx_align.presets import PRESETS
+from mlx_align.settings import method_layers
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
@@ -21,6 +23,8 @@ EXAMPLES: dict[str, Any] = {
     "adapter.start": "runs/NAME/adapter",
     "train.steps": 100,
     "train.tokens_per_batch": 8192,
+    "train.branches_at_once": 4,
+    "rewards": [{"name": "numeric", "weight": 1.0}],
     "eval.patience": 3,
     "runs.cache": "~/.cache/mlx-align",
 }
@@ -40,6 +44,9 @@ class Key:
 def all_keys() -> Iterator[Key]:
     """Every key but the methods' own numbers, section by section."""
     for section, field in RunConfig.model_fields.items():
+        if section == "rewards":  # a list of tables, each with the options of its own kind
+            yield Key(section, "list of tables", None, field.description or "")
+            continue
         for key, facts in TypeAdapter(field.annotation or object).json_schema()["properties"].items():
             kind = " | ".join(methods.METHODS) if (section, key) == ("method", "name") else type_text(facts)
             yield Key(f"{section}.{key}", kind, facts.get("default"), facts.get("description", ""))
@@ -98,7 +105,7 @@ def commented_toml(method: str, preset: str | None) -> str:
     ]
     table = ""
     for key in _ordered(method):
-        section, _, name = key.name.partition(".")
+        section, _, name = key.name.rpartition(".")
         if section != table:
             table = section
             lines += ["", f"[{section}]"]
@@ -111,11 +118,16 @@ def commented_toml(method: str, preset: str | None) -> str:
 
 
 def _ordered(method: str) -> Iterator[Key]:
-    for key in all_keys():
+    """The keys that concern a method; those outside any table first, as TOML wants them."""
+    keys = [key for key in all_keys() if concerns(key.name, method)]
+    for key in sorted(keys, key=lambda key: "." in key.name):
         yield key
         if key.name == "method.name":
             yield from method_keys(method)
 
 
 def _line(name: str, value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):  # in one line, for one "# "
+        tables = ("{ " + ", ".join(map(_line, table, table.values())) + " }" for table in value)
+        return f"{name} = [{', '.join(tables)}]"
     return tomli_w.dumps({name: value}).strip()

@@ -25,10 +25,21 @@ State = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Objective:
-    """A method with its numbers."""
+    """A method with its numbers, and how its log-probabilities are to be had.
+
+    Attributes:
+        method: the mathematics.
+        hp: its numbers.
+        temperature: divides the logits.
+        branches_at_once: so many branches of each prompt are read at a time, at the most; None: all. The
+            gradient is the same: a loss adds up over branches, and a prompt's keys and values get the sum of
+            what comes back from all of them, once.
+    """
 
     method: Method
     hp: Hyperparameters
+    temperature: float = 1.0
+    branches_at_once: int | None = None
 
 
 @dataclass(frozen=True)
@@ -128,17 +139,52 @@ class MemoryHabits:
     reserve: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        max_tokens: the longest completion.
+        temperature: divides the logits; 0 is greedy and draws nothing.
+        top_p: only the fewest tokens that hold this share of the probability; 1 is off.
+        top_k: only the k likeliest tokens; 0 is off.
+        min_p: only tokens at least this likely, as a share of the likeliest one; 0 is off.
+        repetition_penalty: what the logits of tokens in prompt and completion are divided by, or multiplied
+            if negative (Keskar et al. 2019, arXiv:1909.05858); 1 is off.
+
+    The three filters look at the distribution before the temperature, as mlx-lm's do; a token must pass all.
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+Ended = Callable[[Sequence[int]], bool]
+"""Asked after each token whether the completion so far is over by itself (stop strings)."""
+
+
 @dataclass(frozen=True)
 class Generation:
-    """One sampled continuation: the token ids exactly as sampled, and whether it ended by itself."""
+    """One sampled continuation.
+
+    Attributes:
+        token_ids: exactly as sampled, the stop token included.
+        finished: it ended by itself; False: it was cut off after `max_tokens`.
+        by_text: what ended it was not a stop token but its text, so the last id belongs to the text.
+    """
 
     token_ids: tuple[int, ...]
     finished: bool
+    by_text: bool = False
 
     @property
     def text_ids(self) -> tuple[int, ...]:
         """The ids without the stop token that ended them."""
-        return self.token_ids[:-1] if self.finished else self.token_ids
+        return self.token_ids[:-1] if self.finished and not self.by_text else self.token_ids
 
 
 class World(Protocol):
@@ -190,8 +236,13 @@ class Policy(Protocol):
     def trainable_parameters(self) -> int:
         """How many numbers are trained."""
 
-    def logps(self, batch: Batch) -> NDArray[np.float32]:
-        """(N, T) log-probabilities of the branch tokens under the policy; 0 where masked. No gradient."""
+    def logps(self, batch: Batch, *, temperature: float = 1.0) -> NDArray[np.float32]:
+        """(N, T) log-probabilities of the branch tokens under the policy; 0 where masked. No gradient.
+
+        Args:
+            batch: the rows.
+            temperature: divides the logits.
+        """
 
     def evaluate(self, batch: Batch, objective: Objective) -> Scores:
         """The loss and metrics of a batch, without gradient, with dropout off."""
@@ -226,13 +277,26 @@ class Policy(Protocol):
         self,
         prompts: Sequence[Sequence[int]],
         *,
-        max_tokens: int,
+        sampling: Sampling,
         stop_ids: Sequence[int],
-        temperature: float = 0.0,
-        top_p: float = 1.0,
+        samples: int = 1,
+        ended: Ended | None = None,
         seed: int = 0,
-    ) -> list[Generation]:
-        """Continue each prompt, all of them side by side; temperature 0 is greedy and draws nothing."""
+    ) -> list[list[Generation]]:
+        """Continue prompts, each read once and all of its samples decoded together.
+
+        Args:
+            prompts: token ids, at least one a prompt.
+            sampling: how tokens are chosen.
+            stop_ids: tokens that end a completion.
+            samples: continuations of each prompt.
+            ended: asked after every other token whether the completion is over.
+            seed: with the numbers of prompt and sample it seeds what is drawn; other sequences, and how many
+                of them are decoded side by side, make no difference.
+
+        Returns:
+            For each prompt its continuations.
+        """
 
     def adapter_state(self) -> State:
         """The adapter's arrays under mlx-lm's names."""

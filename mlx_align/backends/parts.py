@@ -1,4 +1,8 @@
-"""A batch in parts, each with some of its rows and no wider than they need; their results put together."""
+"""A batch divided, and its results put together again.
+
+parts     some of the rows each, padded no further than they need
+pieces    some of the branches of every row each
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from mlx_align.backends.base import Scores
 from mlx_align.batch import Batch
 
 Logps = NDArray[np.float32]
-PER_BRANCH = ("branch_ids", "branch_mask", "response_mask", "ref_logps")
+PER_BRANCH = ("branch_ids", "branch_mask", "response_mask", "ref_logps", "old_logps", "advantages")
 
 
 @dataclass(frozen=True)
@@ -47,21 +51,67 @@ def divide(batch: Batch, count: int) -> list[Part]:
 
 
 def _of_rows(batch: Batch, rows: Sequence[int], k: int) -> Batch:
-    branches = [row * k + which for row in rows for which in range(k)]
-    mask = batch.branch_mask[branches]
-    width = int(np.flatnonzero(mask.any(axis=0))[-1]) + 1
     lens = batch.prompt_lens[rows]
-    given = {name: getattr(batch, name) for name in PER_BRANCH}
-    changed = {name: array[branches, :width] for name, array in given.items() if array is not None}
     return replace(
-        batch,
-        **changed,
+        _of_branches(batch, [row * k + which for row in rows for which in range(k)]),
         prompt_ids=batch.prompt_ids[rows, : int(lens.max())],
         prompt_lens=lens,
         branch_row=np.repeat(np.arange(len(rows), dtype=np.int32), k),
-        scored=np.flatnonzero(mask[:, :width]).astype(np.int32),
         rows=tuple(batch.rows[row] for row in rows),
     )
+
+
+def _of_branches(batch: Batch, branches: Sequence[int]) -> Batch:
+    """Only these branches, as wide as they need; the prompts stay."""
+    mask = batch.branch_mask[branches]
+    width = int(np.flatnonzero(mask.any(axis=0))[-1]) + 1
+    given = {name: getattr(batch, name) for name in PER_BRANCH}
+    changed = {name: array[branches] for name, array in given.items() if array is not None}
+    changed = {name: array[:, :width] if array.ndim == 2 else array for name, array in changed.items()}
+    return replace(batch, **changed, scored=np.flatnonzero(mask[:, :width]).astype(np.int32))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some branches of every row of a batch.
+
+    Attributes:
+        branches: their numbers in the whole batch, ascending.
+        batch: they alone, with numpy arrays, after the same prompts.
+    """
+
+    branches: tuple[int, ...]
+    batch: Batch
+
+
+def pieces(batch: Batch, at_once: int | None) -> list[Piece]:
+    """The batch in pieces of at most `at_once` branches of every row; None: in one."""
+    k = batch.branches
+    if at_once is None or at_once >= k:
+        return [Piece(tuple(range(batch.size * k)), batch)]
+    starts = range(0, k, at_once)
+    own = [[row * k + b for row in range(batch.size) for b in range(k)[at : at + at_once]] for at in starts]
+    return [
+        Piece(tuple(branches), replace(_of_branches(batch, branches), branch_row=batch.branch_row[branches]))
+        for branches in own
+    ]
+
+
+def rejoined(batch: Batch, cut: Sequence[Piece], scores: Sequence[Scores]) -> Scores:
+    """The scores of the whole batch; a metric is the mean of the pieces', weighted by their branches."""
+    sums = {term: sum(score.sums[term] for score in scores) for term in scores[0].sums}
+    shares = [len(piece.branches) / len(batch.branch_ids) for piece in cut]
+    metrics = {
+        name: sum(
+            (score.metrics[name] * np.float32(share) for score, share in zip(scores, shares, strict=True)),
+            np.zeros(batch.size, np.float32),
+        )
+        for name in scores[0].metrics
+    }
+    logps = np.zeros(batch.branch_ids.shape, np.float32)
+    for piece, score in zip(cut, scores, strict=True):
+        logps[list(piece.branches), : score.logps.shape[1]] = score.logps
+    return Scores(sums, metrics, logps)
 
 
 def together(batch: Batch, parts: Sequence[Part], scores: Sequence[Scores]) -> Scores:

@@ -22,7 +22,8 @@ class Finding:
     """A warning about the data.
 
     Attributes:
-        code: "duplicate-rows", "contradictory-pairs", "length-bias", "inside-thought" or "many-dropped".
+        code: "duplicate-rows", "contradictory-pairs", "contradictory-answers", "length-bias",
+            "inside-thought" or "many-dropped".
         message: what was found and why it matters, in one sentence.
         rows: the names of the rows concerned; empty where it is all of them.
     """
@@ -37,6 +38,7 @@ def lint(rows: Sequence[Row], tokenized: Tokenized) -> tuple[Finding, ...]:
     checks = (
         _duplicates(rows),
         _contradictions(rows),
+        _two_answers(rows),
         _length_bias(tokenized.examples),
         _inside_thought(tokenized.examples),
         _dropped(rows, tokenized),
@@ -48,7 +50,7 @@ def _duplicates(rows: Sequence[Row]) -> Finding | None:
     seen: set[object] = set()
     repeated: list[str] = []
     for row in rows:
-        same = (row.prompt_identity, row.answers)
+        same = (row.prompt_identity, row.answers, row.answer)
         if same in seen:
             repeated.append(row.name)
         seen.add(same)
@@ -65,6 +67,19 @@ def _contradictions(rows: Sequence[Row]) -> Finding | None:
         return None
     message = f"{len(both_ways)} of {len(rows)} rows contradict each other: what one chooses another rejects"
     return Finding("contradictory-pairs", message, both_ways)
+
+
+def _two_answers(rows: Sequence[Row]) -> Finding | None:
+    """With two right answers to one prompt, a reward punishes each half of the time."""
+    answers: dict[object, set[str]] = {}
+    for row in rows:
+        if row.answer is not None:
+            answers.setdefault(row.prompt_identity, set()).add(row.answer)
+    torn = tuple(row.name for row in rows if len(answers.get(row.prompt_identity, ())) > 1)
+    if not torn:
+        return None
+    message = f"{len(torn)} of {len(rows)} rows ask what another row asks and give another right answer"
+    return Finding("contradictory-answers", message, torn)
 
 
 def _length_bias(examples: Sequence[Example]) -> Finding | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
+from mlx_align.data.answers import final_answer
 from mlx_align.data.jsonl import json_type
 from mlx_align.errors import DataError
 from mlx_align.methods import METHODS
@@ -17,8 +18,12 @@ ROLES = ("system", "user", "assistant", "tool")
 WANTED: dict[RowKind, str] = {
     "completion": "'prompt' and 'completion', or 'messages'",
     "pair": "'prompt', 'chosen' and 'rejected', or 'chosen' and 'rejected' as whole conversations",
+    "prompt": "'prompt', 'question', 'problem' or 'messages', and perhaps 'answer' or 'solution'",
 }
 """The keys of each kind of row, in words."""
+
+QUESTIONS = ("prompt", "question", "problem", "messages")
+"""Keys that hold the prompt of a row without an answer to learn from; of several, the first here counts."""
 
 MEANINGFUL = ("tool_calls", "function_call", "reasoning_content", "thinking", "images")
 """Keys of a message that change what it says; as only its content is used, they are refused."""
@@ -45,18 +50,24 @@ class Row:
     Attributes:
         name: "file.jsonl:12", for every message about it.
         prompt: the conversation so far; it does not end with the assistant.
-        answers: (completion,) or (chosen, rejected).
-        prompt_key: the key that holds the prompt: "prompt", "messages" or "chosen".
+        answers: (completion,) or (chosen, rejected); () where the policy itself is to answer.
+        prompt_key: the key that holds the prompt: "prompt", "messages", "chosen", "question" or "problem".
+        answer: the right answer that rewards compare with, None where a row has none; for prompts only.
+        extra: all columns but the prompt's as they stand in the file, for rewards; for prompts only.
     """
 
     name: str
     prompt: tuple[Message, ...]
     answers: tuple[str, ...]
     prompt_key: str = "prompt"
+    answer: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def answer_keys(self) -> tuple[str, ...]:
-        """The key that holds each answer."""
+        """The key that holds each of `answers`."""
+        if not self.answers:
+            return ()
         if len(self.answers) == 2:
             return ("chosen", "rejected")
         return ("messages",) if self.prompt_key == "messages" else ("completion",)
@@ -90,13 +101,17 @@ def parse_row(kind: RowKind, path: Path | str, line: int, row: Mapping[str, Any]
     A pair is `prompt`, `chosen` and `rejected` as text; the same as message lists, each answer one
     assistant message; or `chosen` and `rejected` alone, two conversations that differ only in the
     assistant's last turn. A completion is `prompt` and `completion`, or `messages` that end with the
-    assistant's turn. Other keys are allowed and left alone.
+    assistant's turn. A prompt stands under one of QUESTIONS, as text or as a message list, with the right
+    answer in `answer` (where it ends in "#### 42" or in \\boxed{42}, that counts) or at the end of
+    `solution`, or without one. Other keys are allowed and left alone.
 
     Raises:
         DataError: the object has another shape, a value has the wrong type, or nothing could be learnt
             from it; it names file, line and key.
     """
     source = _Source(path, line, row)
+    if kind == "prompt":
+        return _prompt(source)
     prompt, answers, prompt_key = _completion(source) if kind == "completion" else _pair(source)
     return Row(f"{path}:{line}", prompt, answers, prompt_key)
 
@@ -134,6 +149,29 @@ def _completion(source: _Source) -> _Parts:
     return _with_prompt(source, ("completion",))
 
 
+def _prompt(source: _Source) -> Row:
+    """A prompt that the policy answers, and what its rewards may look at."""
+    key = next((key for key in QUESTIONS if key in source.row), None)
+    if key is None:
+        raise _unknown_shape(source, "prompt")
+    prompt = _question(source, key)
+    extra = {name: value for name, value in source.row.items() if name != key}
+    return Row(f"{source.path}:{source.line}", prompt, (), key, _right_answer(source), extra)
+
+
+def _right_answer(source: _Source) -> str | None:
+    """The final answer that a row gives; of a whole solution only what is marked as such in it."""
+    value = source.row.get("answer")
+    if value is None:
+        solution = source.row.get("solution")
+        return final_answer(solution) if isinstance(solution, str) else None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise source.error("answer", f"'answer' must be text or a number and is {json_type(value)}")
+    return final_answer(value) or _not_blank(source, "answer", value)
+
+
 def _unknown_shape(source: _Source, kind: RowKind) -> DataError:
     """The error for a row without any wanted key, with the methods that it would suit."""
     keys, other = source.row.keys(), None
@@ -141,6 +179,10 @@ def _unknown_shape(source: _Source, kind: RowKind) -> DataError:
         other = "pair"
     elif kind == "pair" and (keys >= {"prompt", "completion"} or "messages" in keys):
         other = "completion"
+    elif kind == "prompt" and keys >= {"chosen", "rejected"}:
+        other = "pair"
+    elif kind != "prompt" and "answer" in keys and keys & {*QUESTIONS}:
+        other = "prompt"
     found = ", ".join(f"'{key}'" for key in keys) or "no keys"
     hint = None
     if other is not None:
@@ -157,12 +199,17 @@ def _with_prompt(source: _Source, keys: tuple[str, ...]) -> _Parts:
             raise source.error(key, "'prompt' is text and this is a message list", _WHOLE)
         if conversational[key] != conversational[keys[0]]:
             raise source.error(key, f"'{keys[0]}' and '{key}' must both be text or both be message lists")
-    if conversational["prompt"]:
-        prompt = _messages(source, "prompt")
+    return _question(source, "prompt"), tuple(_answer(source, key) for key in keys), "prompt"
+
+
+def _question(source: _Source, key: str) -> tuple[Message, ...]:
+    """A prompt under its own key: text that the user says, or a message list."""
+    if _is_messages(source, key):
+        prompt = _messages(source, key)
     else:
-        prompt = (Message(role="user", content=source.row["prompt"]),)
-    _check_prompt(source, "prompt", prompt)
-    return prompt, tuple(_answer(source, key) for key in keys), "prompt"
+        prompt = (Message(role="user", content=source.row[key]),)
+    _check_prompt(source, key, prompt)
+    return prompt
 
 
 def _implicit(source: _Source) -> _Parts:

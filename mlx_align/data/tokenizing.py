@@ -6,9 +6,9 @@ end-of-turn token. What is trained is therefore what the model reads and writes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from mlx_align.data.rows import Message, Row
 from mlx_align.data.templates import ChatTokenizer
@@ -25,10 +25,12 @@ class Example:
     Attributes:
         name: "file.jsonl:12".
         prompt_ids: at least one token; the generation prompt included.
-        branch_ids: one continuation for each answer, each ending with an end-of-turn token.
+        branch_ids: one continuation for each answer, each ending with an end-of-turn token; none where the
+            policy itself is to answer.
         prompt_text: the rendered prompt, whole even where `prompt_ids` was cut.
         question: what the user says last, for display.
         answers: the answers as they stand in the file.
+        answer, extra: what rewards look at, as in `Row`.
     """
 
     name: str
@@ -37,11 +39,13 @@ class Example:
     prompt_text: str
     question: str
     answers: tuple[str, ...]
+    answer: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def length(self) -> int:
         """Tokens of the prompt and its longest branch."""
-        return len(self.prompt_ids) + max(map(len, self.branch_ids))
+        return len(self.prompt_ids) + max(map(len, self.branch_ids), default=0)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Tokenized:
 
 
 def tokenize_rows(
-    rows: Sequence[Row], tokenizer: ChatTokenizer, *, max_length: int, too_long: TooLong
+    rows: Sequence[Row], tokenizer: ChatTokenizer, *, max_length: int, too_long: TooLong, reserved: int = 0
 ) -> Tokenized:
     """Render and encode every row.
 
@@ -64,6 +68,7 @@ def tokenize_rows(
         max_length: longest prompt plus answer, in tokens.
         too_long: leave a longer row out, cut the beginning of its prompt (where the answers alone leave
             room for a token of it; else leave it out), or refuse it.
+        reserved: tokens of `max_length` to keep free, for an answer that the policy will write.
 
     Raises:
         DataError: the template refuses a row, a text contains a special token, a row is too long and
@@ -75,12 +80,12 @@ def tokenize_rows(
     lengths: list[int] = []
     for row in rows:
         example = _tokenize(row, tokenizer)
-        lengths.append(example.length)
-        if example.length <= max_length:
+        lengths.append(example.length + reserved)
+        if lengths[-1] <= max_length:
             examples.append(example)
         elif too_long == "error":
-            raise _too_long(row, example, max_length)
-        elif too_long == "truncate-prompt" and (shorter := _cut_prompt(example, max_length)):
+            raise _too_long(row, example, max_length, reserved)
+        elif too_long == "truncate-prompt" and (shorter := _cut_prompt(example, max_length - reserved)):
             examples.append(shorter)
             truncated.append(row.name)
         else:
@@ -122,7 +127,7 @@ def _tokenize(row: Row, tokenizer: ChatTokenizer) -> Example:
         message = "once rendered by the chat template it is the same as 'chosen'"
         raise DataError.at(row.name, None, row.answer_keys[-1], message)
     question = next((m["content"] for m in reversed(row.prompt) if m["role"] == "user"), text)
-    return Example(row.name, tuple(ids), branches, text, question, row.answers)
+    return Example(row.name, tuple(ids), branches, text, question, row.answers, row.answer, row.extra)
 
 
 def _refuse_special_tokens(row: Row, tokenizer: ChatTokenizer) -> None:
@@ -174,16 +179,18 @@ def _end_of_turn(tail: str, tokenizer: ChatTokenizer) -> int:
 
 def _cut_prompt(example: Example, max_length: int) -> Example | None:
     """The example with the end of its prompt only, or None where the branches leave no room for any."""
-    room = max_length - max(map(len, example.branch_ids))
+    room = max_length - max(map(len, example.branch_ids), default=0)
     return replace(example, prompt_ids=example.prompt_ids[-room:]) if room > 0 else None
 
 
-def _too_long(row: Row, example: Example, max_length: int) -> DataError:
-    longest = max(range(len(row.answers)), key=lambda which: len(example.branch_ids[which]))
+def _too_long(row: Row, example: Example, max_length: int, reserved: int) -> DataError:
+    keys = row.answer_keys
+    longest = max(range(len(keys)), key=lambda which: len(example.branch_ids[which]), default=None)
+    answer = f" and an answer of up to {reserved}" if longest is None else " and answer"
     return DataError.at(
         row.name,
         None,
-        row.answer_keys[longest],
-        f"prompt and answer have {example.length} tokens; data.max_length is {max_length}",
+        row.prompt_key if longest is None else keys[longest],
+        f"prompt{answer} have {example.length + reserved} tokens; data.max_length is {max_length}",
         "Raise data.max_length, or set data.too_long to 'drop' or 'truncate-prompt'.",
     )

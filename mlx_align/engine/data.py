@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_align import embedded, methods
-from mlx_align.backends.base import Objective
+from mlx_align.backends.base import Objective, Policy, State, World
 from mlx_align.batch import Batch
 from mlx_align.config import RunConfig, TrainConfig
 from mlx_align.data import BatchPlan, Example, Shape, Sizes, collate, eval_batches
+from mlx_align.engine.evaluation import evaluate
 from mlx_align.engine.state import total
 
 RefLogps = Sequence[Sequence[NDArray[np.float32]]]
@@ -79,17 +80,39 @@ class RunData:
         """The names of the rows in the accumulation window of an update, those of all ranks."""
         return tuple(self.train[i].name for at in self.window(step) for i in self._plan.all_indices(at))
 
+    def prepare(self, policy: Policy, step: int, stopped: Callable[[], bool]) -> bool:
+        """Rows are ready at any time."""
+        return True
+
+    def facts(self, step: int) -> dict[str, float]:
+        """Nothing that the loss does not say."""
+        return {}
+
+    def silent(self, step: int) -> bool:
+        """Every row has something to say."""
+        return False
+
+    def state(self, position: int) -> State:
+        """The position is enough."""
+        return {}
+
+    def restore(self, state: State) -> None:
+        """There is nothing to take."""
+
+    def evaluate(
+        self, policy: Policy, progress: Callable[[int, int], None], world: World
+    ) -> dict[str, float]:
+        """Loss, its metrics and KL over all held-out rows."""
+        return evaluate(policy, self.objective, self.eval_batches(), progress, world)
+
     def window_counts(self, step: int) -> dict[str, float]:
         """What this rank adds to the loss's denominators over the accumulation window of an update.
 
         The window is kept for `batch`.
         """
         self._open = {position: self._batch(position) for position in self.window(step)}
-        return total(self.counts(batch) for batch in self._open.values() if batch is not None)
-
-    def counts(self, batch: Batch) -> dict[str, float]:
-        """The loss's denominators of one batch."""
-        return self.objective.method.counts(batch, self.objective.hp)
+        method, hp = self.objective.method, self.objective.hp
+        return total(method.counts(batch, hp) for batch in self._open.values() if batch is not None)
 
     def eval_batches(self) -> list[Batch]:
         """The held-out rows, each once."""

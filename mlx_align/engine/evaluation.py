@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from mlx_align.backends.base import ALONE, Policy, World
+from mlx_align.backends.base import Objective, Policy, Sampling, World
+from mlx_align.batch import Batch
 from mlx_align.data import ChatTokenizer, Example
-from mlx_align.engine.data import RunData
 from mlx_align.engine.state import Window, total
 from mlx_align.evaluate import kl_estimate
 from mlx_align.events import Completion
@@ -18,15 +18,19 @@ T = TypeVar("T")
 
 
 def evaluate(
-    policy: Policy, data: RunData, progress: Callable[[int, int], None], world: World = ALONE
+    policy: Policy,
+    objective: Objective,
+    batches: Sequence[Batch],
+    progress: Callable[[int, int], None],
+    world: World,
 ) -> dict[str, float]:
     """Loss and mean metrics over all held-out rows, each weighing the same; every rank reads its batches."""
     window, counts, kl = Window(), dict[str, float](), dict[str, float]()
-    batches = data.eval_batches()[world.rank :: world.size]
+    batches = batches[world.rank :: world.size]
     for number, batch in enumerate(batches):
-        scores = policy.evaluate(batch, data.objective)
+        scores = policy.evaluate(batch, objective)
         window.add(scores, batch.size, batch.tokens(), batch.padded())
-        counts = total([counts, data.counts(batch)])
+        counts = total([counts, objective.method.counts(batch, objective.hp)])
         kl = total([kl, dict(zip(("sum", "tokens"), kl_estimate(scores.logps, batch), strict=True))])
         progress(number + 1, len(batches))
     window = window.of_all(world)
@@ -42,18 +46,18 @@ def answer(
         return ()
     generations = policy.generate(
         [example.prompt_ids for example in examples],
-        max_tokens=max_tokens,
+        sampling=Sampling(max_tokens=max_tokens),
         stop_ids=sorted(tokenizer.stop_ids),
     )
     return tuple(
         Completion(
             prompt=example.question,
             completion=tokenizer.decode(generation.text_ids).strip(),
-            chosen=example.answers[0],
+            chosen=example.answers[0] if example.answers else example.answer,
             rejected=example.answers[1] if len(example.answers) > 1 else None,
             finished=generation.finished,
         )
-        for example, generation in zip(examples, generations, strict=True)
+        for example, (generation,) in zip(examples, generations, strict=True)
     )
 
 

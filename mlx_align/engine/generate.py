@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_align import backends
+from mlx_align.backends.base import Sampling
 from mlx_align.config import RunConfig
 from mlx_align.data import Message, render_prompt
 from mlx_align.engine.tokenizer import load_tokenizer
@@ -46,10 +47,8 @@ def generate_text(
     policy = backends.create(config.backend).load_for_generation(model, adapter)
     answers = policy.generate(
         ids,
-        max_tokens=max_tokens,
+        sampling=Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p),
         stop_ids=sorted(tokenizer.stop_ids),
-        temperature=temperature,
-        top_p=top_p,
         seed=seed,
     )
-    return [tokenizer.decode(answer.text_ids).strip() for answer in answers]
+    return [tokenizer.decode(answer.text_ids).strip() for (answer,) in answers]

@@ -10,7 +10,9 @@ from mlx_align.events import Alert, Event, Heartbeat, Phase, Step
 
 PHASE_SECONDS = 0.5
 HEARTBEAT_SECONDS = 10.0
-PhaseName = Literal["loading", "preparing", "reference", "training", "evaluating", "sampling", "saving"]
+PhaseName = Literal[
+    "loading", "preparing", "reference", "training", "evaluating", "sampling", "scoring", "saving"
+]
 
 
 class Reporter:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -134,9 +134,11 @@ def observe(backend: Backend, examples: Sequence[Example], progress: Callable[[s
 
 
 def batch_for(objective: Objective, examples: Sequence[Example], base: NDArray[np.float32]) -> Batch:
-    """The rows as this method wants them: with their reference, and only the chosen answer for SFT."""
-    k = objective.method.branches
-    if k == 1:
+    """The rows as this method wants them: with their reference, and only the chosen answer for SFT.
+
+    For GRPO a pair is a group of two answers that the reference sampled, of which the first was better.
+    """
+    if objective.method.rows == "completion":
         examples = [
             Example(e.name, e.prompt_ids, e.branch_ids[:1], e.prompt_text, e.question, e.answers[:1])
             for e in examples
@@ -146,7 +148,11 @@ def batch_for(objective: Objective, examples: Sequence[Example], base: NDArray[n
         [base[2 * row + which, : len(ids)] for which, ids in enumerate(example.branch_ids)]
         for row, example in enumerate(examples)
     ]
-    return collate(examples, ref_logps=ref)
+    batch = collate(examples, ref_logps=ref)
+    if objective.method.rows == "prompt":
+        advantages = np.tile(np.array([1, -1], np.float32), batch.size)
+        return replace(batch, advantages=advantages, old_logps=batch.ref_logps)
+    return batch
 
 
 def disturbed(state: State) -> State:

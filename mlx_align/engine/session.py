@@ -5,35 +5,37 @@ from __future__ import annotations
 import math
 import os
 import platform
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from mlx_align import __version__, backends, methods
+from mlx_align import __version__, backends
 from mlx_align.backends.base import ALONE, Backend, Objective, Policy, World
 from mlx_align.config import RunConfig
-from mlx_align.data import ChatTokenizer, Dataset, Tokenized, lint, load_dataset, tokenize_rows
+from mlx_align.data import ChatTokenizer, Dataset, load_dataset
 from mlx_align.digests import ADAPTER, MODEL, Digests
 from mlx_align.engine.data import RunData, fingerprint
 from mlx_align.engine.evaluation import spread
+from mlx_align.engine.feed import Feed
 from mlx_align.engine.planning import Planner, preflight
+from mlx_align.engine.preparing import objective_of, tell_findings, tokenized
 from mlx_align.engine.ranks import SharedControl, agree, settle, together
 from mlx_align.engine.reference import Reference
 from mlx_align.engine.reference_cache import ReferenceCache, Trouble, policy_digest
 from mlx_align.engine.reporter import Reporter
+from mlx_align.engine.rollouts import Judges, RolloutData, Sampler
 from mlx_align.engine.state import TrainerState, Window
 from mlx_align.engine.tokenizer import load_tokenizer
 from mlx_align.engine.trainer import Outcome, Trainer
 from mlx_align.errors import AlignError, DataError, InterruptedRunError, UsageError
 from mlx_align.events import RunFinished, RunStarted, RunStopped
+from mlx_align.rewards import Scorer, Tools, make_specs
 from mlx_align.runs import STOP, Checkpoints, RunDirectory, Saved
 from mlx_align.runs.atomic import write_json
 from mlx_align.runs.checkpoints import export_adapter
 from mlx_align.runs.shards import Shards
 from mlx_align.settings import cache_path
-
-FEW = 20
-"""Fewer held-out rows than this say little: one row is more than five points of accuracy."""
 
 
 class Session:
@@ -63,26 +65,40 @@ class Session:
             InterruptedRunError: it was stopped on request; the checkpoint is saved.
             AlignError: whatever else ended it.
         """
+        with ExitStack() as held:
+            outcome, state = self._train(held)
+        self._end(outcome, state)
+
+    def _train(self, held: ExitStack) -> tuple[Outcome, TrainerState]:
+        """Everything but the end; what is to be closed before that is given to `held`."""
         self.report.phase("loading", self.config.model.path)
         with together(self.world):
             settle(self.run, self.world)
             backend = backends.create(self.config.backend)
             tokenizer = load_tokenizer(Path(self.run.env()["model_folder"]))
-            data = self._data(tokenizer)
+            data = self._data(backend, tokenizer, held)
             self._preflight(backend, data)
             weights = self._weights()
             policy = self._policy(backend)
             policy.join(self.world)
         self._same_on_all_ranks(policy, weights)
         state = self._begin(backend, policy, data)
-        self._reference(backend, policy, weights, data, state)
+        if isinstance(data, RunData):
+            self._reference(backend, policy, weights, data, state)
+        elif isinstance(data, RolloutData):
+            data.begin(policy)
         if self.resumed is not None:
             policy.load_adapter_state(self.resumed.adapter)
             policy.load_training_state(self.resumed.training)
+            data.restore(self.resumed.training)
         if self.world.rank != 0:  # an open window's sums are in the checkpoint, and rank 0 goes on with them
             policy.discard()
             state.window = Window()
-        trainer = Trainer(
+        trainer = self._trainer(policy, data, tokenizer, state)
+        return trainer.run(), trainer.state
+
+    def _trainer(self, policy: Policy, data: Feed, tokenizer: ChatTokenizer, state: TrainerState) -> Trainer:
+        return Trainer(
             policy,
             data,
             tokenizer,
@@ -94,17 +110,46 @@ class Session:
             on_save=lambda state: self._summary("running", state),
             world=self.world,
         )
-        outcome = trainer.run()
-        self._end(outcome, trainer.state)
 
     # Preparing
 
-    def _data(self, tokenizer: ChatTokenizer) -> RunData:
-        config, method = self.config, methods.get(self.config.method.name)
-        env = self.run.env()
+    def _data(self, backend: Backend, tokenizer: ChatTokenizer, held: ExitStack) -> Feed:
+        config, objective = self.config, objective_of(self.config)
+        dataset = self._dataset(objective)
+        self.report.phase("preparing", dataset.description)
+        train, valid = tokenized(config, dataset, tokenizer)
+        self._same(
+            "tokens_fingerprint",
+            fingerprint(train.examples + valid.examples),
+            "the same rows give other tokens than when this run began",
+            "The tokenizer or its chat template has changed (some write the date): start a new run.",
+        )
+        if self.resumed is None:
+            tell_findings(self.report, config, dataset, train, valid)
+        held_out = spread(valid.examples, config.eval.rows)
+        if objective.method.rows == "prompt":
+            self._refuse_ranks(config.method.name)
+            judges, sampler = Judges(backend, tokenizer), Sampler(tokenizer, config.sampling)
+            specs = make_specs([reward.model_dump() for reward in config.rewards])
+            scorer = held.enter_context(Scorer(specs, Tools(judges.open)))
+            return RolloutData(
+                train.examples, held_out, config, objective, sampler, scorer, self.report, judges
+            )
+        world = self.world
+        data = RunData(train.examples, held_out, config.train, objective, world.rank, world.size)
+        if self.resumed is None and (oversized := data.oversized):
+            text = (
+                f"{len(oversized)} rows are longer than train.tokens_per_batch = "
+                f"{config.train.tokens_per_batch} tokens, padding included; each is a batch of its own."
+            )
+            self.report.alert("over-budget", text, rows=oversized)
+        return data
+
+    def _dataset(self, objective: Objective) -> Dataset:
+        config, env = self.config, self.run.env()
         dataset = load_dataset(
             Path(env["data"]),
-            method.rows,
+            objective.method.rows,
             valid_fraction=config.data.valid_fraction,
             seed=config.train.seed,
         )
@@ -116,34 +161,17 @@ class Session:
                 where=env["data"],
                 hint="Put the data back as it was, or start a new run.",
             )
-        self.report.phase("preparing", dataset.description)
-        objective = Objective(method, method.hyperparameters(**config.method.hyperparameters))
-        limits: dict[str, Any] = {
-            "max_length": config.data.max_length,
-            "too_long": config.data.too_long,
-        }
-        train = tokenize_rows(dataset.train, tokenizer, **limits)
-        valid = tokenize_rows(dataset.valid, tokenizer, **limits)
-        self._same(
-            "tokens_fingerprint",
-            fingerprint(train.examples + valid.examples),
-            "the same rows give other tokens than when this run began",
-            "The tokenizer or its chat template has changed (some write the date): start a new run.",
-        )
-        if self.resumed is None:
-            self._lint(dataset, train, valid)
-        held_out = spread(valid.examples, config.eval.rows)
-        world = self.world
-        data = RunData(train.examples, held_out, config.train, objective, world.rank, world.size)
-        if self.resumed is None and (oversized := data.oversized):
-            text = (
-                f"{len(oversized)} rows are longer than train.tokens_per_batch = "
-                f"{config.train.tokens_per_batch} tokens, padding included; each is a batch of its own."
-            )
-            self.report.alert("over-budget", text, rows=oversized)
-        return data
+        return dataset
 
-    def _preflight(self, backend: Backend, data: RunData) -> None:
+    def _refuse_ranks(self, method: str) -> None:
+        if self.world.size > 1:
+            raise UsageError(
+                f"{method} cannot train on several ranks yet",
+                where="mlx.launch",
+                hint="Start it without mlx.launch.",
+            )
+
+    def _preflight(self, backend: Backend, data: Feed) -> None:
         """Refuse what will not fit before its weights are read; a run that has begun is only warned."""
         folder = Path(self.run.env()["model_folder"])
         try:
@@ -179,28 +207,6 @@ class Session:
         )
         return digest
 
-    def _lint(self, dataset: Dataset, train: Tokenized, valid: Tokenized) -> None:
-        limit = self.config.data.max_length
-        if dropped := train.dropped + valid.dropped:
-            text = f"{len(dropped)} rows are longer than data.max_length = {limit} tokens and were left out."
-            self.report.alert("too-long", text, rows=dropped)
-        if truncated := train.truncated + valid.truncated:
-            text = f"{len(truncated)} prompts lost their beginning to fit data.max_length = {limit} tokens."
-            self.report.alert("truncated", text, rows=truncated)
-        if dataset.leaked:
-            text = (
-                f"{dataset.leaked} held-out prompts are in the training data too: evaluation looks too good."
-            )
-            self.report.alert("leak", text)
-        if len(train.examples) < (self.config.train.batch_size or 0):
-            text = f"There are only {len(train.examples)} rows: every batch is smaller than train.batch_size."
-            self.report.alert("few-rows", text)
-        if len(valid.examples) < FEW:
-            text = f"Evaluation stands on {len(valid.examples)} held-out rows: its figures are rough."
-            self.report.alert("few-held-out", text)
-        for finding in lint(dataset.train, train):
-            self.report.alert(finding.code, finding.message, rows=finding.rows)
-
     def _policy(self, backend: Backend) -> Policy:
         config = self.config
         if config.adapter.start is not None:
@@ -222,7 +228,7 @@ class Session:
         mine = self.world.rank == 0
         policy.load_adapter_state(self.world.sum({n: v if mine else 0 * v for n, v in first.items()}))
 
-    def _begin(self, backend: Backend, policy: Policy, data: RunData) -> TrainerState:
+    def _begin(self, backend: Backend, policy: Policy, data: Feed) -> TrainerState:
         state = TrainerState() if self.resumed is None else TrainerState.from_json(self.resumed.trainer)
         self.total_steps = data.total_steps
         if state.best_checkpoint and not (self.run.path / "checkpoints" / state.best_checkpoint).is_dir():
@@ -278,7 +284,7 @@ class Session:
             if self.control.requested(STOP):
                 self._stop(state)
 
-        if method.needs_reference:
+        if method.needs_reference(data.objective.hp):
             data.valid_ref, data.train_ref = reference.logps(data.valid, data.train, progress=watched)
         else:
             (data.valid_ref,) = reference.logps(data.valid, progress=watched)

@@ -10,7 +10,7 @@ import numpy as np
 
 from mlx_align.backends.base import Scores, World
 
-HIGHER_IS_BETTER = {"loss": False, "accuracy": True, "margin": True}
+HIGHER_IS_BETTER = {"loss": False, "accuracy": True, "margin": True, "reward": True}
 
 
 @dataclass

@@ -20,8 +20,8 @@ from typing import Literal
 from mlx_align.backends.base import ALONE, Policy, Update, World
 from mlx_align.config import RunConfig
 from mlx_align.data import ChatTokenizer
-from mlx_align.engine.data import RunData
-from mlx_align.engine.evaluation import answer, evaluate, spread
+from mlx_align.engine.evaluation import answer, spread
+from mlx_align.engine.feed import Feed
 from mlx_align.engine.guards import MemoryWatch
 from mlx_align.engine.reporter import Reporter
 from mlx_align.engine.schedule import learning_rate
@@ -53,7 +53,7 @@ class Trainer:
     def __init__(
         self,
         policy: Policy,
-        data: RunData,
+        data: Feed,
         tokenizer: ChatTokenizer,
         config: RunConfig,
         *,
@@ -71,6 +71,7 @@ class Trainer:
         self._on_save, self._world, self._clock = on_save, world, clock
         self._memory = MemoryWatch()
         self._prompts = spread(data.valid, config.eval.samples if world.rank == 0 else 0)
+        self._decisive = "reward" if config.eval.metric == "reward" else "loss"
 
     def run(self) -> Outcome:
         """Train.
@@ -102,11 +103,16 @@ class Trainer:
     def _window(self) -> bool:
         """Fill the window and apply it; False if a stop was requested before it was full."""
         state, began = self.state, self._clock()
+        if not self._data.prepare(self._policy, state.step, self._stopped):
+            self._save()
+            return False
+        ready = self._clock()
+        state.seconds += ready - began
         counts = total(self._world.gather(self._data.window_counts(state.step)))
         end = self._data.window(state.step).stop
         bad_rows: tuple[str, ...] = ()
         while state.position < end:
-            if self._control.requested(STOP):
+            if self._stopped():
                 self._save()
                 return False
             if self._control.requested(CHECKPOINT):
@@ -115,8 +121,11 @@ class Trainer:
             bad_rows += self._micro_batch(counts)
             self._report.heartbeat(state.step)
         bad_rows = tuple(name for of_rank in self._world.gather(bad_rows) for name in of_rank)
-        self._apply(state.window.of_all(self._world), counts, bad_rows, began)
+        self._apply(state.window.of_all(self._world), counts, bad_rows, ready)
         return True
+
+    def _stopped(self) -> bool:
+        return self._control.requested(STOP)
 
     def _micro_batch(self, counts: dict[str, float]) -> tuple[str, ...]:
         """Accumulate the micro-batch at the current position; returns the rows that were not finite."""
@@ -141,18 +150,22 @@ class Trainer:
         self, window: Window, counts: dict[str, float], bad_rows: tuple[str, ...], began: float
     ) -> None:
         state = self.state
+        facts, silent = self._data.facts(state.step), self._data.silent(state.step)
         rate = learning_rate(state.step, self._data.total_steps, self._config.optim)
         if not all(map(math.isfinite, window.sums.values())):  # though the gradient may be finite
             self._policy.discard()
             update = Update(math.nan, applied=False)
+        elif silent:  # weight decay and momentum would move the weights all the same
+            self._policy.discard()
+            update = Update(0.0, applied=True)
         else:
             update = self._policy.update(rate)
         state.step += 1
         state.window = Window()
-        if state.step == 1 and update.grad_norm == 0.0:
+        if state.step == 1 and update.grad_norm == 0.0 and not silent:
             raise AlignError(
                 "the first gradient is exactly zero: nothing would be learnt",
-                hint="Check adapter.modules and adapter.layers, and that chosen and rejected differ.",
+                hint="Check adapter.modules and adapter.layers, and that the answers to a prompt differ.",
             )
         seconds = self._clock() - began
         state.seconds += seconds
@@ -163,7 +176,7 @@ class Trainer:
                 loss=window.loss(counts),
                 learning_rate=rate,
                 grad_norm=update.grad_norm,
-                metrics=window.means(),
+                metrics={**facts, **window.means()},
                 tokens=window.tokens,
                 padded=window.padded,
                 seconds=seconds,
@@ -212,10 +225,12 @@ class Trainer:
         best = False
         if self._data.valid:
             self._report.phase("evaluating")
-            metrics = evaluate(self._policy, self._data, self._report.progress("evaluating"), self._world)
+            progress = self._report.progress("evaluating")
+            metrics = self._data.evaluate(self._policy, progress, self._world)
             best = state.note_eval(metrics, self._config.eval.metric)
-            if not math.isfinite(metrics["loss"]):
-                self._report.alert("non-finite-eval", "The held-out loss is not finite.", step=state.step)
+            if not math.isfinite(metrics[self._decisive]):
+                text = f"The held-out {self._decisive} is not finite."
+                self._report.alert("non-finite-eval", text, step=state.step)
             if best:
                 state.best_checkpoint = self._checkpoints.name(state.step, 0)
             seconds = self._clock() - began
@@ -238,7 +253,7 @@ class Trainer:
         # The last window may be a short one, so the position may lie before the end of a whole one.
         micro = max(0, state.position - state.step * self._config.train.accumulate)
         name = self._checkpoints.name(state.step, micro)
-        training = self._policy.training_state()
+        training = {**self._policy.training_state(), **self._data.state(state.position)}
         trainer = replace(state, window=state.window.of_all(self._world)).to_json()
         if self._world.rank != 0:
             return

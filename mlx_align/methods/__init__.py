@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from mlx_align.errors import UsageError
-from mlx_align.methods import dpo, orpo, sft, simpo
+from mlx_align.methods import dpo, grpo, orpo, sft, simpo
 from mlx_align.methods.base import Hyperparameters, Loss, Method
 
-METHODS: dict[str, Method] = {m.name: m for m in (sft.METHOD, orpo.METHOD, dpo.METHOD, simpo.METHOD)}
+METHODS: dict[str, Method] = {
+    m.name: m for m in (sft.METHOD, orpo.METHOD, dpo.METHOD, simpo.METHOD, grpo.METHOD)
+}
 
 
 def get(name: str) -> Method:

@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict
 from mlx_align.batch import Array, Batch
 from mlx_align.methods.ops import Ops
 
-RowKind = Literal["completion", "pair"]
-"""completion: one prompt, one answer. pair: one prompt, a chosen and a rejected answer."""
+RowKind = Literal["completion", "pair", "prompt"]
+"""completion: one prompt, one answer. pair: one prompt, a chosen and a rejected answer. prompt: no answer to
+learn from; the policy samples a group of them."""
 
 
 class Hyperparameters(BaseModel):
@@ -65,8 +66,8 @@ class Method:
         title: its full name.
         paper: where it is defined.
         rows: the kind of row it learns from.
-        branches: k, the answers in a row.
-        needs_reference: whether the loss reads `ref_logps`.
+        branches: k, the answers to a prompt, under these hyperparameters.
+        needs_reference: whether, under these hyperparameters, the loss reads `ref_logps`.
         hyperparameters: the model that checks its own numbers.
         loss: the mathematics.
         counts: term name -> denominator contributed by one micro-batch; reads masks only, so that the
@@ -79,8 +80,8 @@ class Method:
     title: str
     paper: str
     rows: RowKind
-    branches: int
-    needs_reference: bool
+    branches: Callable[[Any], int]
+    needs_reference: Callable[[Any], bool]
     hyperparameters: type[Hyperparameters]
     loss: LossFunction
     counts: Callable[[Batch, Any], dict[str, float]] = count_rows

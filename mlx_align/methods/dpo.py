@@ -62,8 +62,8 @@ METHOD = Method(
     title="Direct preference optimisation",
     paper="Rafailov et al. 2023, arXiv:2305.18290",
     rows="pair",
-    branches=2,
-    needs_reference=True,
+    branches=lambda hp: 2,
+    needs_reference=lambda hp: True,
     hyperparameters=DpoHyperparameters,
     loss=loss,
     # Zephyr's LoRA recipe (alignment-handbook, zephyr-7b-dpo-qlora) trains at 5e-6; smaller models take more.

@@ -36,6 +36,9 @@ class Ops(Protocol):
     def minimum(self, x: Array, bound: float) -> Array:
         """min(x, bound); the gradient is zero where the bound holds."""
 
+    def clip(self, x: Array, low: float, high: float) -> Array:
+        """X held between low and high; the gradient is zero where a bound holds."""
+
     def where(self, condition: Array, x: Array, y: Array) -> Array:
         """X where condition, else y."""
 

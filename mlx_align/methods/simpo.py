@@ -39,8 +39,8 @@ METHOD = Method(
     title="Simple preference optimisation",
     paper="Meng et al. 2024, arXiv:2405.14734",
     rows="pair",
-    branches=2,
-    needs_reference=False,
+    branches=lambda hp: 2,
+    needs_reference=lambda hp: False,
     hyperparameters=SimpoHyperparameters,
     loss=loss,
     # The paper tunes 3e-7 to 1e-6 for all weights and warns that larger rates degrade answers; LoRA: about

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from mlx_align.config import BackendConfig, RunConfig, from_toml, to_toml
+from mlx_align.config import BackendConfig, RunConfig
 from mlx_align.errors import AlignError, ConfigError, UsageError
 from mlx_align.events import RunState
 from mlx_align.runs.atomic import write_json, write_text
@@ -20,6 +20,7 @@ from mlx_align.runs.checkpoints import Checkpoints, export_adapter
 from mlx_align.runs.control import Control
 from mlx_align.runs.eventlog import fold
 from mlx_align.runs.lock import holder, is_held
+from mlx_align.toml import from_toml, to_toml
 
 Condition = Literal["new", "running", "finished", "stopped", "failed", "crashed"]
 

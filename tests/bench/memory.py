@@ -209,6 +209,8 @@ def _train(case: Case, folder: Path, batch: Batch) -> int:
 
 def _batch(case: Case) -> Batch:
     method, rng = methods.get(case.method), np.random.default_rng(0)
+    hp = method.hyperparameters()
+    branches = method.branches(hp)
 
     def ids(count: int) -> tuple[int, ...]:
         return tuple(rng.integers(3, case.vocabulary, count).tolist())
@@ -217,15 +219,15 @@ def _batch(case: Case) -> Batch:
         Example(
             name=f"row {row}",
             prompt_ids=ids(case.prompt),
-            branch_ids=tuple(ids(case.branch) for _ in range(method.branches)),
+            branch_ids=tuple(ids(case.branch) for _ in range(branches)),
             prompt_text="",
             question="",
-            answers=("",) * method.branches,
+            answers=("",) * branches,
         )
         for row in range(case.rows)
     ]
-    zeros = [[np.zeros(case.branch, np.float32)] * method.branches] * case.rows
-    return collate(examples, ref_logps=zeros if method.needs_reference else None)
+    zeros = [[np.zeros(case.branch, np.float32)] * branches] * case.rows
+    return collate(examples, ref_logps=zeros if method.needs_reference(hp) else None)
 
 
 def _write_model(case: Case, folder: Path) -> None:

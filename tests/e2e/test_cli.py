@@ -40,7 +40,7 @@ def assert_clean(done: subprocess.CompletedProcess[str], code: int, *words: str)
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_broken_data_is_refused_with_its_place(name: str, tmp_path: Path) -> None:
     expected = EXPECTED[name]
-    method = "sft" if expected["key"] == "messages" else "orpo"
+    method = {"completion": "sft", "pair": "orpo", "prompt": "grpo"}[expected["rows"]]
     done = program(
         method, "tiny-chat", str(BROKEN / name), "--set", "data.too_long=error", "--display", "plain"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_align.backends.base import Policy
+from mlx_align.backends.base import Policy, Sampling
 from mlx_align.config import AdapterConfig
 from mlx_align.data import collate
 from tests import support
@@ -82,7 +82,8 @@ def test_greedy_answers_are_the_same(name: str, folder_of: Callable[[str], Path]
     """Prompts of several lengths side by side, so padding on the left must not be seen."""
     prompts = [example.prompt_ids[: 20 + 7 * i] for i, example in enumerate(support.examples()[:4])]
     policies = both(folder_of(name), "lora")
-    side_by_side = policies["torch"].generate(prompts, max_tokens=8, stop_ids=[1023])
-    groups = [[prompt] for prompt in prompts] if name == "gemma2" else [prompts]  # mlx-lm cannot batch it
-    mlx = [g for group in groups for g in policies["mlx"].generate(group, max_tokens=8, stop_ids=[1023])]
-    assert side_by_side == mlx
+    torch, mlx = (
+        policies[backend].generate(prompts, sampling=Sampling(max_tokens=8), stop_ids=[1023])
+        for backend in ("torch", "mlx")
+    )
+    assert torch == mlx

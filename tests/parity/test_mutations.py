@@ -28,6 +28,7 @@ class Mutation:
 
 
 LOSSES = "tests/unit/methods/test_losses.py"
+GRPO = "tests/unit/methods/test_grpo.py"
 INVARIANCE = "tests/property/test_invariance.py"
 FORWARD = "tests/unit/backends/test_mlx_forward.py"
 MUTATIONS = {
@@ -78,6 +79,30 @@ MUTATIONS = {
         "sequence_logps(xp, logps - ref_logps,",
         "sequence_logps(xp, logps - xp.stop_gradient(logps),",
         (LOSSES, "-k", "dpo and float32_holds"),
+    ),
+    "GRPO's ratio to the reference": Mutation(
+        "mlx_align/methods/grpo.py",
+        "if batch.old_logps is None else batch.old_logps",
+        "if batch.old_logps is None else batch.ref_logps",
+        (GRPO, "-k", "oracles and grpo-plain"),
+    ),
+    "GRPO's KL the other way round": Mutation(
+        "mlx_align/methods/grpo.py",
+        "(ref_logps - logps) * batch.branch_mask",
+        "(logps - ref_logps) * batch.branch_mask",
+        (GRPO, "-k", "oracles and grpo-kl"),
+    ),
+    "GRPO's clip without the minimum": Mutation(
+        "mlx_align/methods/grpo.py",
+        "xp.where(free < held, free, held)",
+        "held",
+        (GRPO, "-k", "oracles and bnpo-plain"),
+    ),
+    "truncated answers in GRPO's loss": Mutation(
+        "mlx_align/methods/grpo.py",
+        "xp.sum(losses * batch.response_mask, axis=-1)",
+        "xp.sum(losses * batch.branch_mask, axis=-1)",
+        (GRPO, "-k", "oracles and dapo-plain"),
     ),
     "micro-batch means instead of token weights": Mutation(
         "mlx_align/backends/mlx/step.py",

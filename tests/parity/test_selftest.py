@@ -11,6 +11,7 @@ from mlx_align.backends.torch.policy import TorchPolicy
 from mlx_align.batch import Batch
 from mlx_align.config import BackendConfig
 from mlx_align.engine import selftest
+from mlx_align.methods import METHODS
 
 
 @pytest.mark.parametrize("name", ["mlx", "torch"])
@@ -22,7 +23,7 @@ def test_cpu_devices_agree(name: Any) -> None:
         "mlx": ("mlx:cpu", "torch:cpu"),
         "torch": ("torch:cpu", "mlx:cpu"),
     }[name]
-    assert len(report.checks) == 12
+    assert len(report.checks) == 4 + 2 * len(METHODS)
     assert said
 
 

@@ -114,7 +114,7 @@ def ours(method: str, hp: dict[str, Any], policy: Policy) -> tuple[float, State,
     examples = support.examples(objective.method.rows)[:ROWS]
     scores_prompt = objective.method.scores_prompt(objective.hp)
     ref = None
-    if objective.method.needs_reference:
+    if objective.method.needs_reference(objective.hp):
         policy.load_adapter_state({k: v * 0 if k.endswith("lora_b") else v for k, v in state.items()})
         logps = policy.logps(collate(examples))
         ref = [

@@ -11,7 +11,7 @@ import typer
 
 from mlx_align import methods
 from mlx_align.errors import AlignError, UsageError
-from mlx_align.settings import PRESETS
+from mlx_align.presets import PRESETS
 from mlx_align_cli import options, schema
 from mlx_align_cli.naming import program
 

@@ -1,4 +1,4 @@
-"""`mlx-align sft|orpo|dpo|simpo`: one command for each method in the registry."""
+"""`mlx-align sft|orpo|dpo|simpo|grpo`: one command for each method in the registry."""
 
 from __future__ import annotations
 
@@ -47,20 +47,28 @@ class Request:
 def register(app: typer.Typer) -> None:
     """Add the command of every method."""
     for method in methods.METHODS.values():
+        command = _command(method)
+        if method.rows == "prompt":  # the other methods refuse it, and need not speak of it
+            command.__annotations__["reward"] = options.Rewards
         app.command(method.name, help=_help(method), epilog=_examples(method), rich_help_panel="Train")(
-            _command(method)
+            command
         )
 
 
 def _help(method: Method) -> str:
-    rows = {"pair": "a prompt with a chosen and a rejected answer", "completion": "a prompt with one answer"}
+    rows = {
+        "completion": "a prompt with one answer",
+        "pair": "a prompt with a chosen and a rejected answer",
+        "prompt": "a prompt, and the right answer where a reward wants one",
+    }
     return f"{method.title}.\n\nA row of data is {rows[method.rows]}. Defined in {method.paper}."
 
 
 def _examples(method: Method) -> str:
+    reward = " --reward numeric" if method.rows == "prompt" else ""
     return options.examples(
         f"mlx-align {method.name}",
-        f"mlx-align {method.name} Qwen/Qwen3-0.6B rows.jsonl --preset quick",
+        f"mlx-align {method.name} Qwen/Qwen3-0.6B rows.jsonl{reward} --preset quick",
         f"mlx-align {method.name} tiny-chat rows.jsonl --lr 1e-4 --detach",
     )
 
@@ -78,6 +86,7 @@ def _command(method: Method) -> Callable[..., None]:
         batch_size: options.BatchSize = None,
         tokens_per_batch: options.TokensPerBatch = None,
         seed: options.Seed = None,
+        reward: options.NoRewards = None,
         backend: options.Backend = None,
         device: options.Device = None,
         runs_dir: options.RunsDir = None,
@@ -96,6 +105,7 @@ def _command(method: Method) -> Callable[..., None]:
             "train.batch_size": ("--batch-size", batch_size),
             "train.tokens_per_batch": ("--tokens-per-batch", tokens_per_batch),
             "train.seed": ("--seed", seed),
+            "rewards": ("--reward", _rewards(reward)),
             "backend.name": ("--backend", backend),
             "backend.device": ("--device", device),
             "runs.dir": ("--runs-dir", runs_dir),
@@ -104,6 +114,15 @@ def _command(method: Method) -> Callable[..., None]:
         perform(Request(method.name, named, set_, config, preset, runs_dir, dry_run, detach, resume, kind))
 
     return command
+
+
+def _rewards(texts: list[str] | None) -> list[dict[str, Any]] | None:
+    """The [[rewards]] tables that `--reward` options stand for."""
+    if not texts:
+        return None
+    from mlx_align.rewards import parse_reward
+
+    return [parse_reward(text) for text in texts]
 
 
 def perform(request: Request) -> None:

@@ -12,14 +12,24 @@ from mlx_align_cli.display.text import size
 from mlx_align_cli.naming import program, short_path
 
 LABELS = {
+    "reward": "reward",
+    "exact": "right answers",
+    "no_signal": "without signal",
+    "length": "answer length",
+    "truncated": "cut off",
     "loss": "loss",
     "margin": "margin",
     "accuracy": "accuracy",
     "chosen_reward": "chosen reward",
     "rejected_reward": "rejected reward",
     "kl": "KL from start",
+    "entropy": "entropy",
+    "clip_low": "clipped below",
+    "clip_high": "clipped above",
 }
 """The metrics that are shown, in this order, and what they are called."""
+SINGLE = "reward/"
+"""How the metric of one of several rewards begins; its name follows."""
 RECENT = 10
 """Training values are means over so many steps: those of a single batch jump about."""
 
@@ -45,6 +55,14 @@ class Pace:
     remaining: float | None
 
 
+def labels(keys: Iterable[str]) -> dict[str, str]:
+    """The metrics among these that are shown, in their order, and what they are called."""
+    present = set(keys)
+    found = {key: label for key, label in LABELS.items() if key in present}
+    found |= {key: key for key in sorted(present, key=len) if key.startswith("pass@")}
+    return found | {key: key.removeprefix(SINGLE) for key in sorted(present) if key.startswith(SINGLE)}
+
+
 def total_steps(state: RunState) -> int:
     """All steps of the run, 0 while unknown."""
     return state.started.total_steps if state.started else 0
@@ -66,9 +84,7 @@ def metric_rows(state: RunState) -> list[MetricRow]:
     first, now = (evals[0], shown_eval(state)) if evals else (None, None)
     seen = {key for e in evals for key in e.metrics} | ({"loss", *steps[-1].metrics} if steps else set())
     rows = []
-    for key, label in LABELS.items():
-        if key not in seen:
-            continue
+    for key, label in labels(seen).items():
         course = tuple(train_value(s, key) for s in steps)
         compared = now is not first or isinstance(state.end, RunFinished)
         later = measured(now.metrics, key) if now and compared else None
@@ -121,6 +137,12 @@ def _earlier_seconds(state: RunState) -> float:
     """What earlier attempts did of that which still counts."""
     earlier: list[Step | Eval] = [*state.steps, *state.evals]
     return sum(event.seconds for event in earlier if event.attempt != state.attempt)
+
+
+def sampling_speed(state: RunState) -> float | None:
+    """Tokens a second while the newest rollout was sampled; None where nothing is."""
+    rollout = state.rollouts.last()
+    return None if rollout is None or rollout.seconds <= 0 else rollout.tokens / rollout.seconds
 
 
 def computed(state: RunState) -> str:

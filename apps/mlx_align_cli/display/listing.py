@@ -189,7 +189,8 @@ def headline(metrics: dict[str, Any]) -> str:
     from mlx_align_cli.display.facts import measured
     from mlx_align_cli.display.text import metric
 
-    keys = [key for key in ("accuracy", "margin") if metrics.get(key) is not None] or ["loss"]
+    best = ("accuracy", "margin", "reward", "exact")
+    keys = [key for key in best if metrics.get(key) is not None] or ["loss"]
     shown = [f"{key} {metric(key, measured(metrics, key))}" for key in keys if metrics.get(key) is not None]
     return ", ".join(shown) or UNKNOWN
 

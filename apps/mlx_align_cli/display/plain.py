@@ -13,6 +13,7 @@ from mlx_align.events import (
     Event,
     Phase,
     Plan,
+    Rollout,
     RunStarted,
     RunState,
     Step,
@@ -27,6 +28,19 @@ from mlx_align_cli.display.text import clean, duration, few, metric, number, one
 WIDTH = 100
 PARTS = 10
 """Training is reported about so many times."""
+STEP_METRICS = {
+    "margin": "margin",
+    "accuracy": "accuracy",
+    "reward": "reward",
+    "length": "length",
+    "truncated": "cut off",
+    "no_signal": "no signal",
+    "kl": "KL",
+    "entropy": "entropy",
+    "clip_low": "clipped below",
+    "clip_high": "above",
+}
+"""The metrics on a step's line, and what they are called there."""
 
 
 class PlainDisplay(Display):
@@ -70,11 +84,12 @@ class PlainDisplay(Display):
                 return [f"memory: {facts.memory(state)}"]
             case Step() if event.skipped or _is_due(event.step, facts.total_steps(state)):
                 return [step_line(event, state)]
+            case Rollout() if _is_due(event.step, facts.total_steps(state)):
+                return rollout_lines(event, state)
             case Eval():
                 shown = [
-                    f"{facts.LABELS[k]} {metric(k, facts.measured(event.metrics, k))}"
-                    for k in facts.LABELS
-                    if k in event.metrics
+                    f"{label} {metric(k, facts.measured(event.metrics, k))}"
+                    for k, label in facts.labels(event.metrics).items()
                 ]
                 return [f"eval at step {event.step:,}: {', '.join(shown)}{' (best)' if event.best else ''}"]
             case Checkpoint():
@@ -120,13 +135,30 @@ def started_line(event: RunStarted) -> str:
     )
 
 
+def rollout_lines(event: Rollout, state: RunState) -> list[str]:
+    """What was sampled, with the best and the worst of it."""
+    reward, speed = event.reward, facts.sampling_speed(state)
+    parts = [f"reward {number(reward.mean)} ± {number(reward.std)}"]
+    if len(event.rewards) > 1:
+        parts += [f"{name} {number(one.mean)} ± {number(one.std)}" for name, one in event.rewards.items()]
+    parts += [f"spread {number(event.spread)}", f"longest {event.length_max:,} tokens"]
+    parts += [f"{plural(event.refilled, 'group')} replaced"] if event.refilled else []
+    parts += [f"{speed:,.0f} tokens/s"] if speed is not None else []
+    lines = [clean(f"rollout {event.number + 1:,}, {event.completions:,} completions: {', '.join(parts)}")]
+    for name, one in (("best", event.best), ("worst", event.worst)):
+        if one is not None:
+            said = one_line(f"{one.prompt} -> {one.completion}", WIDTH - 24)
+            lines.append(f"  {name} ({number(one.total)}): {said}")
+    return lines
+
+
 def step_line(event: Step, state: RunState) -> str:
     """Where training stands."""
     pace = facts.pace(state)
-    keys = [k for k in ("margin", "accuracy") if k in event.metrics]
+    keys = [k for k in STEP_METRICS if k in event.metrics]
     parts = [
         f"loss {number(event.loss)}",
-        *(f"{k} {metric(k, facts.measured(event.metrics, k))}" for k in keys),
+        *(f"{STEP_METRICS[k]} {metric(k, facts.measured(event.metrics, k))}" for k in keys),
     ]
     if pace.tokens_per_second is not None:
         parts.append(f"{pace.tokens_per_second:,.0f} tokens/s")

@@ -24,13 +24,18 @@ from mlx_align_cli.display.text import (
 )  # fmt: skip
 
 HINT = "Ctrl-C saves a checkpoint and stops"
-BETTER_WHEN = {"loss": -1, "margin": 1, "accuracy": 1}
+BETTER_WHEN = {"loss": -1, "margin": 1, "accuracy": 1, "reward": 1, "exact": 1}
 """Metrics with a good direction; rewards and KL have none of their own."""
-STYLES = {"loss": "yellow", "margin": "green", "accuracy": "cyan", "chosen_reward": "blue"}
+STYLES = {
+    "loss": "yellow", "margin": "green", "accuracy": "cyan", "chosen_reward": "blue", "reward": "green",
+    "exact": "cyan",
+}  # fmt: skip
 EDGES = {"finished": "green", "stopped": "yellow", "failed": "red"}
 MARKS = {"info": ("i", "blue"), "warning": ("!", "yellow"), "error": ("✗", "red")}
 TALL, SHORT = 28, 22
 """Terminal heights: with room for an example answer; too low for empty lines."""
+FEWEST, AROUND = 6, 20
+"""Metrics that are shown in any case, and the lines that a screen has around them."""
 
 
 def screen(
@@ -54,9 +59,9 @@ def screen(
     """
     parts: list[list[RenderableType]] = [[header(state)], [progress(state, now)]]
     if len(state.steps) or len(state.evals):
-        parts += [[metrics(state, width - 4)], [vitals(state)]]
+        parts += [[metrics(state, width - 4, rows=max(FEWEST, height - AROUND))], [vitals(state)]]
     if height >= TALL and state.end is None:
-        parts.append(example(state, width - 4))
+        parts.append(extremes(state, width - 4) or example(state, width - 4))
     parts.append([alert_line(alert) for alert in facts.recent_alerts(state)])
     gap = [Text()] if height >= SHORT else []
     body = [line for part in parts if part for line in [*gap, *part]]
@@ -133,12 +138,12 @@ def _phase_name(state: RunState) -> str:
         return "starting"
     detail = clean(state.phase.detail)
     counted = f"{state.phase.done:,}/{state.phase.total:,}" if state.phase.total else ""
-    extra = counted if state.phase.name in ("evaluating", "sampling") else one_line(detail, 24)
+    extra = counted if state.phase.name in ("evaluating", "sampling", "scoring") else one_line(detail, 24)
     return f"{state.phase.name} {extra}".strip()
 
 
-def metrics(state: RunState, width: int) -> RenderableType:
-    """Every metric: in training, held out before and now, and its course."""
+def metrics(state: RunState, width: int, rows: int) -> RenderableType:
+    """The first so many metrics: in training, held out before and now, and their course."""
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim", width=width)
     table.add_column("", no_wrap=True, min_width=15)
     shown = facts.shown_eval(state)
@@ -147,7 +152,7 @@ def metrics(state: RunState, width: int) -> RenderableType:
         table.add_column(heading, justify="right", no_wrap=True, min_width=9)
     trend = width - 15 - 3 * 9 - 6
     table.add_column("\nover the steps so far", no_wrap=True, width=trend - 2)
-    for row in facts.metric_rows(state):
+    for row in facts.metric_rows(state)[:rows]:
         style = STYLES.get(row.key, "magenta")
         table.add_row(
             row.label,
@@ -175,6 +180,9 @@ def vitals(state: RunState) -> Text:
     speed = facts.pace(state).tokens_per_second
     if speed is not None:
         parts.append(f"{speed:,.0f} tokens/s")
+    sampling = facts.sampling_speed(state)
+    if sampling is not None:
+        parts.append(f"sampling {sampling:,.0f} tokens/s")
     if state.memory is not None:
         peak, limit = state.memory.peak, state.memory.limit
         parts.append(f"memory {size(peak)}" + (f" of {size(limit)}" if peak > limit / 3 > 0 else ""))
@@ -199,6 +207,20 @@ def example(state: RunState, width: int) -> list[RenderableType]:
             ("says   ", "dim"), one_line(one.completion, width - 28), (f"  {when}", "dim"), no_wrap=True
         ),
     ]
+
+
+def extremes(state: RunState, width: int) -> list[RenderableType]:
+    """The best and the worst completion of the newest rollout."""
+    rollout = state.rollouts.last()
+    if rollout is None:
+        return []
+    lines: list[RenderableType] = []
+    for name, one in (("best   ", rollout.best), ("worst  ", rollout.worst)):
+        if one is not None:
+            said = one_line(f"{one.prompt} → {one.completion}", width - 18)
+            reward = (f"  reward {number(one.total)}", "dim")
+            lines.append(Text.assemble((name, "dim"), said, reward, no_wrap=True))
+    return lines
 
 
 def alert_line(alert: Alert) -> Text:

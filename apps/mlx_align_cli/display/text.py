@@ -10,6 +10,8 @@ from datetime import timedelta
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 UNKNOWN = "–"
+SHARES = ("accuracy", "exact", "no_signal", "truncated", "clip_low", "clip_high")
+"""Metrics that are shown as percentages."""
 _REORDERING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F}
 
 
@@ -59,7 +61,7 @@ def percent(value: float | None) -> str:
 
 def metric(key: str, value: float | None) -> str:
     """A metric's value in the form its name asks for."""
-    return percent(value) if key == "accuracy" else number(value)
+    return percent(value) if key in SHARES or key.startswith("pass@") else number(value)
 
 
 def duration(seconds: float | None) -> str:

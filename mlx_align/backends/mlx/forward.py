@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_align.backends.mlx import prefix
+from mlx_align.backends.mlx.prefix import Held
 from mlx_align.backends.mlx.selected import chunk_positions, selected_logps
 from mlx_align.backends.mlx.split import SplitModel
 from mlx_align.backends.sequences import prefixes_and_suffixes, whole_sequences
@@ -42,23 +43,31 @@ class Forward:
     def inputs(self, batch: Batch) -> Inputs:
         """What is read, from a batch with numpy arrays. One branch has nothing to share a prompt with."""
         if self.shared and batch.branches > 1 and batch.prompt_ids.shape[1] > 1:
-            names, arrays = ("prefixes", "lens", "suffixes"), prefixes_and_suffixes(batch)
-            return {name: mx.array(array) for name, array in zip(names, arrays, strict=True)}
+            return self.shared_inputs(batch)
         ids, starts = whole_sequences(batch)
         return {"ids": mx.array(ids), "starts": mx.array(starts)}
 
-    def logps(self, inputs: Inputs, batch: Batch, *, grad: bool) -> mx.array:
+    def shared_inputs(self, batch: Batch) -> Inputs:
+        """The same where the prompts are read once, or have been."""
+        names, arrays = ("prefixes", "lens", "suffixes"), prefixes_and_suffixes(batch)
+        return {name: mx.array(array) for name, array in zip(names, arrays, strict=True)}
+
+    def logps(
+        self, inputs: Inputs, batch: Batch, *, grad: bool, temperature: float = 1.0, held: Held | None = None
+    ) -> mx.array:
         """(N, T) float32 log-probabilities of the branch tokens, 0 where masked.
 
         Args:
             inputs: from `inputs`.
             batch: the same batch with MLX arrays.
-            grad: whether a derivative by the adapter will be asked for.
+            grad: whether a derivative will be asked for.
+            temperature: divides the logits.
+            held: the prompts' keys and values (`read_prefixes`), if they have been read.
         """
         n, width = batch.branch_ids.shape
         logps = selected_logps(
-            self.model.logits,
-            self._features(inputs, batch.scored, width),
+            self.model.logits if temperature == 1 else lambda x: self.model.logits(x) / temperature,
+            self._features(inputs, batch.scored, width, held),
             batch.branch_ids.reshape(-1)[batch.scored],
             chunk_positions(self.vocabulary),
             grad=grad,
@@ -66,7 +75,7 @@ class Forward:
         grid = mx.zeros(n * width).at[batch.scored].add(logps).reshape(n, width)
         return mx.where(batch.branch_mask > 0, grid, 0.0)
 
-    def _features(self, inputs: Inputs, scored: mx.array, width: int) -> mx.array:
+    def _features(self, inputs: Inputs, scored: mx.array, width: int, held: Held | None) -> mx.array:
         """(M, D): those that predict the branch tokens at the (M,) flat positions `scored`."""
         if "ids" in inputs:
             features = self.model.features(inputs["ids"][:, :-1])
@@ -74,12 +83,19 @@ class Forward:
             row = scored // width
             scored = row * features.shape[1] + inputs["starts"][row] - 1 + scored % width
         else:
-            features = after_prefixes(self.model, **inputs)
+            if held is None:
+                held = read_prefixes(self.model, inputs["prefixes"])
+            features = after_prefixes(self.model, held, inputs["lens"], inputs["suffixes"])
         return features.reshape(-1, features.shape[-1])[scored]
 
 
-def after_prefixes(model: SplitModel, prefixes: mx.array, lens: mx.array, suffixes: mx.array) -> mx.array:
-    """(N, T, D) features of (N, T) suffixes, read after (B, P) prefixes, of which (N,) lens are real."""
+def read_prefixes(model: SplitModel, prefixes: mx.array) -> Held:
+    """Every layer's keys and values of (B, P) prefixes."""
     caches = prefix.record(len(model.layers))
     model.features(prefixes, caches)  # what it returns is never evaluated
-    return model.features(suffixes, prefix.continued(caches, lens))
+    return prefix.held(caches)
+
+
+def after_prefixes(model: SplitModel, held: Held, lens: mx.array, suffixes: mx.array) -> mx.array:
+    """(N, T, D) features of (N, T) suffixes, read after prefixes, of which (N,) lens are real."""
+    return model.features(suffixes, prefix.continued(held, lens))

@@ -65,7 +65,7 @@ def habits(device: str, float_bytes: int | None, limit: int) -> MemoryHabits:
 def _positions(vocabulary: int, rows: int, *, lanes: int) -> int:
     """Positions whose logits exist at a time.
 
-    Lanes come to the head one after the other; but where chunks are long, about half of them are there at once.
+    Lanes come to the head one after the other; but where chunks are long, about half of them are there.
     """
     chunk = chunk_positions(vocabulary)
     return chunk * (1 + min(lanes, rows)) // 2 if chunk == CHUNK_LEAST else chunk

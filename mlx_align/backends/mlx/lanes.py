@@ -55,7 +55,7 @@ class Lanes:
 
     def _share_blas(self, among: int) -> None:
         if self._blas is not None and self._pool is not None:
-            self._blas.openblas_set_num_threads(max(1, self.count // among))
+            self._blas.openblas_set_num_threads(max(1, self.count // max(1, among)))
 
 
 def _begin() -> None:

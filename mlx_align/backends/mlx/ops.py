@@ -19,3 +19,4 @@ class MlxOps:
     log_sigmoid = staticmethod(nn.log_sigmoid)
     relu = staticmethod(nn.relu)
     minimum = staticmethod(mx.minimum)
+    clip = staticmethod(mx.clip)

@@ -15,11 +15,25 @@ from mlx.utils import tree_flatten, tree_unflatten
 from numpy.typing import NDArray
 
 from mlx_align.backends import adapter_files
-from mlx_align.backends.base import ALONE, Generation, MemoryUse, Objective, Scores, State, Update, World
+from mlx_align.backends.base import (
+    ALONE,
+    Ended,
+    Generation,
+    MemoryUse,
+    Objective,
+    Sampling,
+    Scores,
+    State,
+    Update,
+    World,
+)
+from mlx_align.backends.completions import Asked
 from mlx_align.backends.mlx import adapters, generation
 from mlx_align.backends.mlx.arrays import Arrays, state_of, to_numpy, tree_of
+from mlx_align.backends.mlx.caches import trouble_together
 from mlx_align.backends.mlx.checkpointing import Checkpointing, checkpointed
 from mlx_align.backends.mlx.cpu import SUBSTITUTES
+from mlx_align.backends.mlx.gradients import Gradients, scores_of
 from mlx_align.backends.mlx.lanes import Lanes
 from mlx_align.backends.mlx.lora import prepare
 from mlx_align.backends.mlx.optim import Updater
@@ -32,6 +46,7 @@ from mlx_align.config import OptimConfig
 
 CACHED_BYTES = 1 << 30
 """Freed buffers above this are given back when the shapes change; at every step that would cost time."""
+ONE_BY_ONE = "Prompts are continued one after the other instead of side by side, because {}."
 
 
 class MlxPolicy:
@@ -70,10 +85,13 @@ class MlxPolicy:
         dropouts = prepare(model)
         mx.eval(model.parameters())
         reading = choose(model)
-        self.notes = reading.notes
+        trouble = trouble_together(model)
+        self._together = trouble is None
+        self.notes = (*reading.notes, *([ONE_BY_ONE.format(trouble)] if trouble else []))
         self._forward = reading.forward
         substitutes = scope(model, SUBSTITUTES if lanes else {}, checkpointed(model, checkpointing))
         self._functions = Functions(model, reading.forward, compiled, dropouts, substitutes)
+        self._gradients = Gradients(self._functions, reading.forward, self._lanes)
         if config is not None:
             self._updater = Updater(config, self._adapter(), compiled)
 
@@ -90,22 +108,26 @@ class MlxPolicy:
 
     # Forward
 
-    def logps(self, batch: Batch) -> NDArray[np.float32]:
+    def logps(self, batch: Batch, *, temperature: float = 1.0) -> NDArray[np.float32]:
         """(N, T) log-probabilities of the branch tokens under the policy."""
-        parts, functions = self._parts(batch), self._functions
-        made = self._lanes.map(
-            lambda part: functions.logps(self._forward.inputs(part.batch), to_arrays(part.batch)), parts
-        )
+
+        def build(part: Part) -> mx.array:
+            inputs = self._forward.inputs(part.batch)
+            return self._functions.logps(inputs, to_arrays(part.batch), temperature)
+
+        parts = self._parts(batch)
+        made = self._lanes.map(build, parts)
         return spread(batch, parts, [to_numpy(logps) for logps in made])
 
     def evaluate(self, batch: Batch, objective: Objective) -> Scores:
         """Loss and metrics without gradient, dropout off."""
-        parts, functions = self._parts(batch), self._functions
-        made = self._lanes.map(
-            lambda part: functions.scores(objective, self._forward.inputs(part.batch), to_arrays(part.batch)),
-            parts,
-        )
-        return together(batch, parts, [_scores(*scores) for scores in made])
+
+        def build(part: Part) -> tuple[Arrays, Arrays, mx.array]:
+            inputs = self._forward.inputs(part.batch)
+            return self._functions.scores(objective, inputs, to_arrays(part.batch))
+
+        parts = self._parts(batch)
+        return together(batch, parts, [scores_of(*made) for made in self._lanes.map(build, parts)])
 
     def _parts(self, batch: Batch) -> list[Part]:
         whole = Part(tuple(range(batch.size)), batch)
@@ -119,30 +141,12 @@ class MlxPolicy:
         """Add one micro-batch's gradient of sum_term sums[term] / counts[term]."""
         self._make_room(batch)
         parts = self._parts(batch)
-        keys = list(mx.random.split(mx.random.key(seed), num=len(parts)))
-        mx.eval(keys)  # a lane cannot compute what belongs to another thread's stream
-
-        def build(part_and_key: tuple[Part, mx.array]) -> Any:
-            part, key = part_and_key
-            return self._functions.gradient(
-                objective,
-                self._forward.inputs(part.batch),
-                to_arrays(part.batch),
-                {term: mx.array(count, mx.float32) for term, count in counts.items()},
-                key,
-            )
-
-        scores = []
-        for gradient, *made in self._lanes.map(build, list(zip(parts, keys, strict=True))):
-            self._add(gradient)
-            scores.append(_scores(*made))
-        return together(batch, parts, scores)
-
-    def _add(self, gradient: Arrays) -> None:
+        gradient, scores = self._gradients.of(parts, objective, counts, seed)
         if self._gradient is not None:
             gradient = {name: self._gradient[name] + grad for name, grad in gradient.items()}
             mx.eval(gradient)
         self._gradient = gradient
+        return together(batch, parts, scores)
 
     def _make_room(self, batch: Batch) -> None:
         """Buffers that MLX keeps fit the last shapes; for other shapes most of them are of no use."""
@@ -184,23 +188,16 @@ class MlxPolicy:
         self,
         prompts: Sequence[Sequence[int]],
         *,
-        max_tokens: int,
+        sampling: Sampling,
         stop_ids: Sequence[int],
-        temperature: float = 0.0,
-        top_p: float = 1.0,
+        samples: int = 1,
+        ended: Ended | None = None,
         seed: int = 0,
-    ) -> list[Generation]:
-        """Continue the prompts side by side."""
+    ) -> list[list[Generation]]:
+        """Continue the prompts, each by several samples, side by side."""
         self._model.eval()
-        return generation.generate(
-            self._model,
-            prompts,
-            max_tokens=max_tokens,
-            stop_ids=stop_ids,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-        )
+        asked = Asked(prompts, sampling, stop_ids, samples, ended, seed)
+        return generation.generate(self._model, asked, together=self._together)
 
     # State
 
@@ -227,11 +224,3 @@ class MlxPolicy:
     def save_adapter(self, folder: Path) -> None:
         """Write mlx-lm's adapter files."""
         adapter_files.write(folder, self.adapter_state(), self._facts)
-
-
-def _scores(sums: Arrays, metrics: Arrays, logps: mx.array) -> Scores:
-    return Scores(
-        sums={term: float(to_numpy(value)) for term, value in sums.items()},
-        metrics={name: to_numpy(value) for name, value in metrics.items()},
-        logps=to_numpy(logps),
-    )

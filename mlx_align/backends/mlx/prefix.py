@@ -11,6 +11,9 @@ from __future__ import annotations
 import mlx.core as mx
 from mlx_lm.models.base import create_causal_mask
 
+Held = list[list[mx.array]]
+"""The keys and the values of every layer."""
+
 
 class Recorder:
     """A layer's cache while (B, P) prompts are read: keeps keys and values, both (B, H, P, D).
@@ -114,13 +117,18 @@ def record(layers: int) -> list[Recorder]:
     return [Recorder() for _ in range(layers)]
 
 
-def continued(recorders: list[Recorder], lens: mx.array) -> list[Prefix]:
-    """The caches to read the branches with.
+def held(recorders: list[Recorder]) -> Held:
+    """What they recorded.
 
     Raises:
         ValueError: a layer recorded nothing.
     """
-    held = [recorder.recorded() for recorder in recorders]
-    if not all(held):
+    recorded = [recorder.recorded() for recorder in recorders]
+    if not all(recorded):
         raise ValueError("a layer keeps no keys and values")
+    return recorded
+
+
+def continued(held: Held, lens: mx.array) -> list[Prefix]:
+    """The caches to read the branches with."""
     return [Prefix(keys, values, lens) for keys, values in held]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlx_align.backends.mlx import prefix
 from mlx_align.backends.mlx.arrays import to_numpy
-from mlx_align.backends.mlx.forward import Forward, after_prefixes
+from mlx_align.backends.mlx.forward import Forward, after_prefixes, read_prefixes
 from mlx_align.backends.mlx.split import SplitModel
 from mlx_align.backends.sequences import prefixes_and_suffixes, whole_sequences
 from mlx_align.batch import Batch
@@ -59,7 +59,7 @@ def _split(model: nn.Module, ids: mx.array, plain: mx.array) -> tuple[SplitModel
     if split.whole:
         trouble: str | None = "its layers are not in a module of their own"
     else:
-        trouble = _trouble(lambda: split.logits(split.features(ids)[0]), plain[0], mx.zeros_like(plain[0]))
+        trouble = trouble_of(lambda: split.logits(split.features(ids)[0]), plain[0], mx.zeros_like(plain[0]))
     if trouble is None:
         return split, ()
     note = f"Logits are computed for every token instead of the scored ones only, because {trouble}."
@@ -72,10 +72,14 @@ def _sharing_trouble(split: SplitModel, batch: Batch, ids: mx.array, starts: mx.
     wanted = mx.take_along_axis(split.features(ids), positions, axis=1) * real
     prefixes, lens, suffixes = map(mx.array, prefixes_and_suffixes(batch))
     without_prompt = split.features(suffixes) * real
-    return _trouble(lambda: after_prefixes(split, prefixes, lens, suffixes) * real, wanted, without_prompt)
+
+    def shared() -> mx.array:
+        return after_prefixes(split, read_prefixes(split, prefixes), lens, suffixes) * real
+
+    return trouble_of(shared, wanted, without_prompt)
 
 
-def _trouble(attempt: Callable[[], mx.array], wanted: mx.array, without: mx.array) -> str | None:
+def trouble_of(attempt: Callable[[], mx.array], wanted: mx.array, without: mx.array) -> str | None:
     """Why an attempt's result cannot stand for the wanted one; `without` is what a grave mistake gives."""
     try:
         error = mx.linalg.norm((attempt() - wanted).astype(mx.float32))

@@ -17,7 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_align.backends.mlx import cpu
+from mlx_align.backends.mlx.cpu import exp
 
 Head = Callable[[mx.array], mx.array]
 
@@ -103,7 +103,7 @@ class _Scores:
         self._targets = targets[:, None]
         self._top = logits.argmax(axis=-1, keepdims=True)
         relative = logits - mx.take_along_axis(logits, self._top, axis=-1)
-        exps = _exp(relative)
+        exps = exp(relative)
         self._others = mx.put_along_axis(exps, self._top, mx.array(0.0), axis=-1)
         self._sum = _sum_by_blocks(self._others)
         picked = mx.take_along_axis(relative, self._targets, axis=-1).squeeze(-1)
@@ -123,11 +123,6 @@ class _Scores:
             slopes, self._targets, mx.where(is_top, self._sum[:, None], total - at_target), axis=-1
         )
         return slopes / total
-
-
-def _exp(x: mx.array) -> mx.array:
-    """e**x of x <= 0."""
-    return cpu.exp(x) if mx.default_device() == mx.cpu else mx.exp(x)
 
 
 def _sum_by_blocks(x: mx.array) -> mx.array:

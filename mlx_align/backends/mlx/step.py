@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,14 +18,37 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_align.backends.base import Objective
 from mlx_align.backends.mlx.arrays import Arrays
-from mlx_align.backends.mlx.forward import Forward, Inputs
+from mlx_align.backends.mlx.forward import Forward, Inputs, read_prefixes
 from mlx_align.backends.mlx.lora import KeyedDropout, set_keys
 from mlx_align.backends.mlx.ops import MlxOps
+from mlx_align.backends.mlx.prefix import Held
 from mlx_align.backends.mlx.substitutes import Scope
 from mlx_align.batch import Batch
 from mlx_align.methods.base import Loss
 
 XP = MlxOps()
+
+
+class Made(NamedTuple):
+    """What a gradient came with.
+
+    Attributes:
+        gradient: by the adapter.
+        by_held: by the prompts' keys and values, where those were given.
+        sums, metrics: the loss.
+        logps: (N, T) log-probabilities.
+    """
+
+    gradient: Arrays
+    by_held: Held
+    sums: Arrays
+    metrics: Arrays
+    logps: mx.array
+
+
+def _named(name: str, objective: Objective) -> tuple[Any, ...]:
+    """A traced function's name: what it was traced with."""
+    return name, objective.method.name, objective.hp, objective.temperature
 
 
 def to_arrays(batch: Batch) -> Arrays:
@@ -65,15 +88,15 @@ class Functions:
     def __post_init__(self) -> None:
         self._made: dict[Any, Callable[..., Any]] = {}
 
-    def logps(self, inputs: Inputs, arrays: Arrays) -> mx.array:
+    def logps(self, inputs: Inputs, arrays: Arrays, temperature: float) -> mx.array:
         """(N, T) log-probabilities, without gradient."""
 
         def pure(adapter: Arrays, inputs: Inputs, arrays: Arrays) -> mx.array:
             self._put(adapter)
-            return self.forward.logps(inputs, to_batch(arrays), grad=False)
+            return self.forward.logps(inputs, to_batch(arrays), grad=False, temperature=temperature)
 
         self.model.eval()
-        result: mx.array = self._call("logps", pure, inputs, arrays)
+        result: mx.array = self._call(("logps", temperature), pure, inputs, arrays)
         return result
 
     def scores(self, objective: Objective, inputs: Inputs, arrays: Arrays) -> tuple[Arrays, Arrays, mx.array]:
@@ -85,16 +108,13 @@ class Functions:
             return loss.sums, loss.metrics, logps
 
         self.model.eval()
-        made: tuple[Arrays, Arrays, mx.array] = self._call(
-            ("scores", objective.method.name, objective.hp), pure, inputs, arrays
-        )
+        made: tuple[Arrays, Arrays, mx.array] = self._call(_named("scores", objective), pure, inputs, arrays)
         return made
 
     def gradient(
-        self, objective: Objective, inputs: Inputs, arrays: Arrays, counts: Arrays, key: mx.array
-    ) -> tuple[Arrays, Arrays, Arrays, mx.array]:
-        """The adapter's gradient of sum_term sums[term] / counts[term]; the loss's sums and metrics, and the
-        log-probabilities.
+        self, objective: Objective, inputs: Inputs, arrays: Arrays, counts: Arrays, key: mx.array, held: Held
+    ) -> Made:
+        """The derivatives of sum_term sums[term] / counts[term], with what the loss came to.
 
         Args:
             objective: the method and its numbers.
@@ -102,30 +122,67 @@ class Functions:
             arrays: the batch.
             counts: term name -> scalar denominator.
             key: seeds the dropout.
+            held: the prompts' keys and values from `prefixes`; empty: prompts are read here.
         """
 
-        def pure(adapter: Arrays, inputs: Inputs, arrays: Arrays, counts: Arrays, key: mx.array) -> Any:
+        def pure(
+            adapter: Arrays, inputs: Inputs, arrays: Arrays, counts: Arrays, key: mx.array, held: Held
+        ) -> Any:
             set_keys(self.dropouts, key)
 
-            def value(adapter: Arrays) -> tuple[mx.array, Loss, mx.array]:
+            def value(given: tuple[Arrays, Held]) -> tuple[mx.array, Loss, mx.array]:
+                adapter, held = given
                 self._put(adapter)
-                loss, logps = self._loss(objective, inputs, arrays, grad=True)
+                loss, logps = self._loss(objective, inputs, arrays, grad=True, held=held or None)
                 return sum(loss.sums[term] / counts[term] for term in loss.sums), loss, logps
 
-            (_, loss, logps), gradient = mx.value_and_grad(value)(adapter)
-            return gradient, loss.sums, loss.metrics, logps
+            (_, loss, logps), (gradient, by_held) = mx.value_and_grad(value)((adapter, held))
+            return gradient, by_held, loss.sums, loss.metrics, logps
 
         self.model.train()
-        made: tuple[Arrays, Arrays, Arrays, mx.array] = self._call(
-            ("gradient", objective.method.name, objective.hp), pure, inputs, arrays, counts, key
-        )
-        return made
+        return Made(*self._call(_named("gradient", objective), pure, inputs, arrays, counts, key, held))
+
+    # A group in pieces: its prompt apart from its branches
+
+    def prefixes(self, prefixes: mx.array, key: mx.array) -> Held:
+        """Every layer's keys and values of (B, P) prefixes; dropout on."""
+
+        def pure(adapter: Arrays, prefixes: mx.array, key: mx.array) -> Held:
+            set_keys(self.dropouts, key)
+            self._put(adapter)
+            return read_prefixes(self.forward.model, prefixes)
+
+        self.model.train()
+        held: Held = self._call("prefixes", pure, prefixes, key)
+        return held
+
+    def through_prefixes(self, prefixes: mx.array, key: mx.array, by_held: Held) -> Arrays:
+        """The adapter's gradient through the keys and values of `prefixes`, from the derivatives by them."""
+
+        def pure(adapter: Arrays, prefixes: mx.array, key: mx.array, by_held: Held) -> Arrays:
+            set_keys(self.dropouts, key)
+
+            def value(adapter: Arrays) -> mx.array:
+                self._put(adapter)
+                held = read_prefixes(self.forward.model, prefixes)
+                layers = zip(held, by_held, strict=True)
+                return mx.stack(
+                    [(x * by).sum() for layer in layers for x, by in zip(*layer, strict=True)]
+                ).sum()
+
+            gradient: Arrays = mx.grad(value)(adapter)
+            return gradient
+
+        self.model.train()
+        gradient: Arrays = self._call("through prefixes", pure, prefixes, key, by_held)
+        return gradient
 
     def _loss(
-        self, objective: Objective, inputs: Inputs, arrays: Arrays, *, grad: bool
+        self, objective: Objective, inputs: Inputs, arrays: Arrays, *, grad: bool, held: Held | None = None
     ) -> tuple[Loss, mx.array]:
         batch = to_batch(arrays)
-        logps = self.forward.logps(inputs, batch, grad=grad)
+        temperature = objective.temperature
+        logps = self.forward.logps(inputs, batch, grad=grad, temperature=temperature, held=held)
         return objective.method.loss(XP, logps, batch.ref_logps, batch, objective.hp), logps
 
     def _put(self, adapter: Arrays) -> None:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from mlx_align.batch import Batch
 
 
-def branch_logps(model: Any, ids: NDArray[np.int32], starts: NDArray[np.int32], batch: Batch) -> torch.Tensor:
+def branch_logps(
+    model: Any, ids: NDArray[np.int32], starts: NDArray[np.int32], batch: Batch, temperature: float
+) -> torch.Tensor:
     """(N, T) float32 log-probabilities of the branch tokens, 0 where masked.
 
     The logits that predict token t of a branch stand one position before it. They are gathered first and
@@ -27,6 +29,7 @@ def branch_logps(model: Any, ids: NDArray[np.int32], starts: NDArray[np.int32], 
         ids: (N, L) from `whole_sequences`.
         starts: (N,) from `whole_sequences`.
         batch: with tensors on the model's device.
+        temperature: divides the logits.
     """
     device = batch.branch_ids.device
     inputs = torch.tensor(ids[:, :-1], device=device).long()
@@ -37,7 +40,7 @@ def branch_logps(model: Any, ids: NDArray[np.int32], starts: NDArray[np.int32], 
     columns = torch.tensor(starts, device=device).long()[:, None] - 1 - first
     columns = columns + torch.arange(batch.branch_ids.shape[1], device=device)
     rows = torch.arange(len(ids), device=device)[:, None]
-    scored = logits[rows, columns].float()
+    scored = logits[rows, columns].float() / temperature
     # Relative to the largest logit, the log-probability of an almost certain token keeps its digits: as a
     # difference of two numbers near 20 it would be known to 2e-6 only, and ORPO takes log(1 - p) of it.
     scored = scored - scored.amax(dim=-1, keepdim=True).detach()

@@ -16,6 +16,7 @@ class TorchOps:
     where = staticmethod(torch.where)
     log_sigmoid = staticmethod(F.logsigmoid)
     relu = staticmethod(F.relu)
+    clip = staticmethod(torch.clamp)
 
     @staticmethod
     def minimum(x: torch.Tensor, bound: float) -> torch.Tensor:

@@ -12,7 +12,19 @@ import torch
 from numpy.typing import NDArray
 
 from mlx_align.backends import adapter_files
-from mlx_align.backends.base import Generation, MemoryUse, Objective, Scores, State, Update, World
+from mlx_align.backends.base import (
+    Ended,
+    Generation,
+    MemoryUse,
+    Objective,
+    Sampling,
+    Scores,
+    State,
+    Update,
+    World,
+)
+from mlx_align.backends.completions import Asked
+from mlx_align.backends.parts import pieces, rejoined
 from mlx_align.backends.sequences import whole_sequences
 from mlx_align.backends.torch import generation
 from mlx_align.backends.torch.adapters import Attached
@@ -69,21 +81,21 @@ class TorchPolicy:
         for layer in self._checkpointed:  # transformers checkpoints while this flag is up; its children stay
             layer.training = training
 
-    def _logps(self, batch: Batch) -> tuple[torch.Tensor, Batch]:
+    def _logps(self, batch: Batch, temperature: float) -> tuple[torch.Tensor, Batch]:
         """(N, T) log-probabilities, and the batch as tensors."""
         ids, starts = whole_sequences(batch)
         tensors = batch_on(batch, self._model.device)
-        return branch_logps(self._model, ids, starts, tensors), tensors
+        return branch_logps(self._model, ids, starts, tensors, temperature), tensors
 
     def _loss(self, batch: Batch, objective: Objective) -> tuple[Loss, torch.Tensor]:
-        logps, tensors = self._logps(batch)
+        logps, tensors = self._logps(batch, objective.temperature)
         return objective.method.loss(XP, logps, tensors.ref_logps, tensors, objective.hp), logps
 
-    def logps(self, batch: Batch) -> NDArray[np.float32]:
+    def logps(self, batch: Batch, *, temperature: float = 1.0) -> NDArray[np.float32]:
         """(N, T) log-probabilities of the branch tokens under the policy."""
         self._mode(training=False)
         with torch.no_grad():
-            return to_numpy(self._logps(batch)[0])
+            return to_numpy(self._logps(batch, temperature)[0])
 
     def evaluate(self, batch: Batch, objective: Objective) -> Scores:
         """Loss and metrics without gradient, dropout off."""
@@ -99,6 +111,10 @@ class TorchPolicy:
         """Add one micro-batch's gradient of sum_term sums[term] / counts[term]."""
         self._mode(training=True)
         torch.manual_seed(seed)  # of every device
+        cut = pieces(batch, objective.branches_at_once)
+        return rejoined(batch, cut, [self._accumulate(piece.batch, objective, counts) for piece in cut])
+
+    def _accumulate(self, batch: Batch, objective: Objective, counts: Mapping[str, float]) -> Scores:
         loss, logps = self._loss(batch, objective)
         value = torch.stack([loss.sums[term] / counts[term] for term in loss.sums]).sum()
         leaves = self._adapter.leaves
@@ -145,23 +161,16 @@ class TorchPolicy:
         self,
         prompts: Sequence[Sequence[int]],
         *,
-        max_tokens: int,
+        sampling: Sampling,
         stop_ids: Sequence[int],
-        temperature: float = 0.0,
-        top_p: float = 1.0,
+        samples: int = 1,
+        ended: Ended | None = None,
         seed: int = 0,
-    ) -> list[Generation]:
-        """Continue the prompts side by side."""
+    ) -> list[list[Generation]]:
+        """Continue the prompts, each by several samples, side by side."""
         self._mode(training=False)
-        return generation.generate(
-            self._model,
-            prompts,
-            max_tokens=max_tokens,
-            stop_ids=stop_ids,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-        )
+        asked = Asked(prompts, sampling, stop_ids, samples, ended, seed)
+        return generation.generate(self._model, asked)
 
     # State
 

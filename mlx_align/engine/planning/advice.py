@@ -1,9 +1,9 @@
 """The cheapest change that makes a run fit.
 
 The changes, in the order of what they cost: smaller batches with the same number of rows in an update cost
-some speed; checkpointed attention, then checkpointed layers, cost a part of the forward pass a second time; a
-shorter data.max_length costs rows; a lower rank costs what the adapter can learn; a base in 4 bits costs
-precision.
+some speed, and so does reading a sampled group in parts; checkpointed attention, then checkpointed layers,
+cost a part of the forward pass a second time; a shorter data.max_length costs rows; a lower rank costs what
+the adapter can learn; a base in 4 bits costs precision.
 """
 
 from __future__ import annotations
@@ -120,6 +120,16 @@ def _smaller_batches(planner: Planner, config: RunConfig) -> Iterator[Settings]:
             halved, times = halved // 2, times * 2
 
 
+def _parts_of_groups(planner: Planner, config: RunConfig) -> Iterator[Settings]:
+    if not planner.samples:
+        return
+    group = planner.objective.method.branches(planner.objective.hp)
+    at_once = (config.train.branches_at_once or group) // 2
+    while at_once:
+        yield {"train.branches_at_once": at_once}
+        at_once //= 2
+
+
 def _checkpointed_attention(planner: Planner, config: RunConfig) -> Iterator[Settings]:
     # Models with capped scores compute attention themselves, where it cannot be checkpointed alone.
     if config.backend.checkpointing == "none" and not planner.model.capped_scores:
@@ -132,6 +142,8 @@ def _checkpointed_layers(planner: Planner, config: RunConfig) -> Iterator[Settin
 
 
 def _shorter_rows(planner: Planner, config: RunConfig) -> Iterator[Settings]:
+    if planner.samples:  # the completions are what is long, and a run needs those that it needs
+        return
     longest = min(planner.longest, config.data.max_length)
     for share in SHORTEN_TO:
         length = round(longest * share) // SHORTEST * SHORTEST
@@ -148,6 +160,7 @@ def _lower_rank(planner: Planner, config: RunConfig) -> Iterator[Settings]:
 
 CHANGES: tuple[Change, ...] = (
     _smaller_batches,
+    _parts_of_groups,
     _checkpointed_attention,
     _checkpointed_layers,
     _shorter_rows,

@@ -177,7 +177,7 @@ class Arithmetic:
         adapter: what is trained.
         habits: the backend's.
         config: the run's.
-        branches: k.
+        branches: k, or as many of them as are read at once.
     """
 
     model: ModelFacts
@@ -251,10 +251,10 @@ class Arithmetic:
             work=work if work > chunk else 0,
         )
 
-    def sampling(self, sequences: int, prompt: int) -> Footprint:
-        """Answers written side by side after prompts of at most so many tokens."""
+    def sampling(self, sequences: int, prompt: int, longest: int) -> Footprint:
+        """Answers of at most so many tokens, written side by side after prompts of at most so many."""
         count = min(sequences, self.habits.side_by_side)
-        length = -(-(prompt + self.config.eval.max_tokens) // CACHE_STEP) * CACHE_STEP
+        length = -(-(prompt + longest) // CACHE_STEP) * CACHE_STEP
         piece = min(prompt, PREFILL)
         reading = self._temporaries(_Pass(count * piece, count, piece, prompt), self.habits.work_plain)
         logits = 3 * FLOAT * count * self.model.vocabulary

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from mlx_align.data import BatchPlan, Example, Shape, Sizes, eval_batches
 from mlx_align.engine.evaluation import spread
 from mlx_align.engine.planning.facts import ModelFacts, read_facts
 from mlx_align.engine.planning.footprint import Adapter, Arithmetic, Footprint
+from mlx_align.engine.rollouts.shapes import RolloutShapes
 from mlx_align.errors import UsageError
 
 Verdict = Literal["fits", "tight", "will not fit", "unknown"]
@@ -104,18 +105,38 @@ class Planner:
             UsageError: the starting adapter cannot be read.
         """
         arithmetic = self._arithmetic(config)
-        longest = config.data.max_length
-        valid = spread([example for example in self.valid if example.length <= longest], config.eval.rows)
         needs: list[tuple[Footprint, Shape | None]] = [(arithmetic.update(), None)]
-        for shape in self._shapes(config.train, longest):
-            needs += [(footprint, shape) for footprint in arithmetic.training(shape)]
-        batches = eval_batches(valid, config.train, scores_prompt=self._scores_prompt)
-        needs += [(arithmetic.evaluation(shape), shape) for shape in {shape for _, shape in batches}]
+        if self.samples:
+            needs += self._of_rollouts(arithmetic)
+        else:
+            needs += self._of_rows(arithmetic)
+        valid = spread([e for e in self.valid if e.length <= config.data.max_length], config.eval.rows)
         if asked := spread(valid, config.eval.samples):
             prompt = max(len(example.prompt_ids) for example in asked)
-            needs.append((arithmetic.sampling(len(asked), prompt), None))
+            needs.append((arithmetic.sampling(len(asked), prompt, config.eval.max_tokens), None))
         worst, where = max(needs, key=lambda need: need[0].total)
         return Plan(worst, where, self.available)
+
+    def _of_rows(self, arithmetic: Arithmetic) -> Iterator[tuple[Footprint, Shape | None]]:
+        """Training on rows with their answers, and evaluating them."""
+        config, longest = arithmetic.config, arithmetic.config.data.max_length
+        for shape in self._shapes(config.train, longest):
+            yield from ((footprint, shape) for footprint in arithmetic.training(shape))
+        valid = spread([example for example in self.valid if example.length <= longest], config.eval.rows)
+        batches = eval_batches(valid, config.train, scores_prompt=self._scores_prompt)
+        yield from ((arithmetic.evaluation(shape), shape) for shape in {shape for _, shape in batches})
+
+    def _of_rollouts(self, arithmetic: Arithmetic) -> Iterator[tuple[Footprint, Shape | None]]:
+        """Sampling groups of the longest completions there may be, scoring them and training on them."""
+        config, group = arithmetic.config, self.objective.method.branches(self.objective.hp)
+        prompt = max(len(example.prompt_ids) for example in (*self.train, *self.valid))
+        asked = (config.train.batch_size or 1) * config.train.accumulate * config.rollout.updates
+        size, longest = config.train.batch_size or 1, config.sampling.max_tokens
+        yield arithmetic.sampling(max(asked * group, len(self.valid)), prompt, longest), None
+        shape = RolloutShapes(size, arithmetic.branches, prompt, longest).largest
+        yield from ((footprint, shape) for footprint in arithmetic.training(shape))
+        whole = RolloutShapes(size, group, prompt, longest).largest
+        yield replace(arithmetic, branches=group).evaluation(whole), whole
 
     def with_model(self, model: ModelFacts) -> Planner:
         """The same rows with another base."""
@@ -129,6 +150,11 @@ class Planner:
     def longest(self) -> int:
         """Tokens of the longest training row, with its longest branch."""
         return max((example.length for example in self.train), default=0)
+
+    @property
+    def samples(self) -> bool:
+        """Whether the policy writes the answers."""
+        return self.objective.method.rows == "prompt"
 
     @property
     def _scores_prompt(self) -> bool:
@@ -145,7 +171,9 @@ class Planner:
 
     def _arithmetic(self, config: RunConfig) -> Arithmetic:
         adapter = Adapter.on(self.model, _adapter(config.adapter))
-        return Arithmetic(self.model, adapter, self.habits, config, self.objective.method.branches)
+        branches = self.objective.method.branches(self.objective.hp)
+        branches = min(branches, config.train.branches_at_once or branches)
+        return Arithmetic(self.model, adapter, self.habits, config, branches)
 
 
 def _adapter(config: AdapterConfig) -> AdapterConfig:

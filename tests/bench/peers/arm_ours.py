@@ -144,7 +144,7 @@ def run(
             on_save=lambda _: None,
         )
         recorder.begin()
-        if method.needs_reference:
+        if method.needs_reference(objective.hp):
             score_reference(policy, data, adapter, folder, report)
             recorder.reference_done()
         trainer.run()

@@ -1,4 +1,4 @@
-"""The torch backend by itself: devices, refusals, sampling and memory."""
+"""The torch backend by itself: devices, refusals and memory."""
 
 from __future__ import annotations
 
@@ -205,47 +205,7 @@ def test_clipping_is_the_same_on_both(limit: float) -> None:
         np.testing.assert_allclose(states[1][name], value, rtol=1e-2, atol=1e-4 * np.abs(value).max())
 
 
-# Generation
-
-
-def test_a_stop_token_is_kept_and_said() -> None:
-    policy = bare()
-    prompts = [example.prompt_ids for example in support.examples()[:3]]
-    stops = sorted(support.tokenizer().stop_ids)
-    for answer in policy.generate(prompts, max_tokens=40, stop_ids=stops):
-        assert answer.finished == (answer.token_ids[-1] in stops)
-        assert not set(answer.text_ids) & set(stops)
-    for answer in policy.generate(prompts, max_tokens=5, stop_ids=[]):
-        assert (len(answer.token_ids), answer.finished) == (5, False)
-
-
-def test_sampling_is_seeded_and_the_nucleus_comes_before_the_temperature() -> None:
-    policy = bare()
-    prompt = support.examples()[0].prompt_ids
-    hot = {"max_tokens": 1, "stop_ids": [], "temperature": 50.0}
-    assert policy.generate([prompt] * 40, **hot, seed=1) == policy.generate([prompt] * 40, **hot, seed=1)
-    assert policy.generate([prompt] * 40, **hot, seed=1) != policy.generate([prompt] * 40, **hot, seed=2)
-    assert len({g.token_ids for g in policy.generate([prompt] * 40, **hot)}) > 30
-    # The model is sure of its first word: the nucleus is that word, however hot the sampling.
-    greedy = policy.generate([prompt], max_tokens=1, stop_ids=[])[0]
-    assert {g.token_ids for g in policy.generate([prompt] * 40, **hot, top_p=0.05)} == {greedy.token_ids}
-
-
-def test_the_folders_generation_settings_are_not_used(tmp_path: Path) -> None:
-    folder = copy_of_the_model(tmp_path / "model")
-    settings = {"do_sample": True, "temperature": 5.0, "repetition_penalty": 9.0, "max_new_tokens": 3}
-    (folder / "generation_config.json").write_text(json.dumps(settings))
-    prompts = [example.prompt_ids for example in support.examples()[:3]]
-    wanted = bare().generate(prompts, max_tokens=12, stop_ids=[1023])
-    assert bare(model=folder).generate(prompts, max_tokens=12, stop_ids=[1023]) == wanted
-
-
-def test_more_prompts_than_fit_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = bare()
-    prompts = [example.prompt_ids for example in support.examples()[:5]]
-    wanted = policy.generate(prompts, max_tokens=6, stop_ids=[1023])
-    monkeypatch.setattr("mlx_align.backends.torch.generation.SIDE_BY_SIDE", 2)
-    assert policy.generate(prompts, max_tokens=6, stop_ids=[1023]) == wanted
+# Memory
 
 
 def test_memory_is_the_processs() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from example_run import FINISHED, STOPPED, FakeEngine, make_run, story
 
-from mlx_align.config import BackendConfig, from_toml
+from mlx_align.config import BackendConfig
+from mlx_align.toml import from_toml
 from mlx_align_cli.commands import doctor
 
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from mlx_align import embedded, methods
+from mlx_align.combinations import concerns
 from mlx_align.settings import gather, resolve
 from mlx_align_cli import schema
 from mlx_align_cli.display import listing
@@ -21,10 +22,16 @@ def test_init_writes_a_file_that_changes_nothing(cli, tmp_path: Path, method: st
     assert written == resolve(gather(method, flags={})).config
 
 
-def test_init_explains_every_key(cli):
-    text = cli("config", "init", "-").out
-    for key, _, _ in resolve(gather("orpo", flags={})).items():
-        assert re.search(rf"^(# )?{key.split('.')[1]} = ", text, re.MULTILINE), key
+@pytest.mark.parametrize("method", ["orpo", "grpo"])
+def test_init_explains_every_key_that_concerns_the_method(cli, method: str):
+    table, explained = "", set()
+    for line in cli("config", "init", "-", "--method", method).out.split("\n"):
+        if found := re.match(r"\[(\w+)\]$", line):
+            table = f"{found[1]}."
+        elif found := re.match(r"(?:# )?(\w+) = ", line):
+            explained.add(table + found[1])
+    keys = [key for key, _, _ in resolve(gather(method, flags={})).items()]
+    assert explained == {key for key in keys if concerns(key, method)}
 
 
 def test_the_defaults_can_be_uncommented(cli, tmp_path: Path, monkeypatch):
@@ -33,7 +40,8 @@ def test_the_defaults_can_be_uncommented(cli, tmp_path: Path, monkeypatch):
     active = re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE)
     examples = r"unset by default\)\n\w+ = .*$"
     tomllib.loads(active)
-    assert len(re.findall(examples, active, re.MULTILINE)) == len(schema.EXAMPLES)
+    shown = [key for key in schema.EXAMPLES if concerns(key, "dpo")]
+    assert len(re.findall(examples, active, re.MULTILINE)) == len(shown)
     active = re.sub(examples, "", active, flags=re.MULTILINE)
     path = tmp_path / "active.toml"
     path.write_text(active)
@@ -75,7 +83,8 @@ def test_schema_lists_every_key(cli):
 
 @pytest.mark.parametrize(("key", "value"), schema.EXAMPLES.items())
 def test_an_example_is_a_value_that_is_allowed(key: str, value):
-    assert {k: v for k, v, _ in resolve(gather("orpo", flags={key: value})).items()}[key] == value
+    method = "orpo" if concerns(key, "orpo") else "grpo"
+    assert {k: v for k, v, _ in resolve(gather(method, flags={key: value})).items()}[key] == value
 
 
 def test_schema_keeps_a_key_on_one_line_of_80(cli, monkeypatch):

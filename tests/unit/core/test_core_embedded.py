@@ -26,7 +26,7 @@ def test_every_suggestion_is_taken_where_nobody_says_otherwise(model: str, metho
     suggested: dict[str, Any] = flatten(embedded.catalog()[model][method])
     assert suggested
     resolved = resolve(gather(method, flags={"model.path": model}, environ={}))
-    values = flatten(resolved.config.model_dump())
+    values = flatten(resolved.config.model_dump(mode="json"))
     for key, value in suggested.items():
         assert values[key] == value
         assert resolved.origins[key] == f"catalog {model}"

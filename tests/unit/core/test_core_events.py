@@ -22,12 +22,15 @@ from mlx_align.events import (
     Memory,
     Phase,
     Plan,
+    RewardFacts,
+    Rollout,
     RunFailed,
     RunFinished,
     RunStarted,
     RunState,
     RunStopped,
     Sample,
+    Scored,
     Step,
     parse,
     reduce,
@@ -46,10 +49,21 @@ def step(number: int, **more: Any) -> Step:
     return Step(step=number, epoch=0.1, loss=1.0, learning_rate=1e-4, grad_norm=1.0, **more)
 
 
+def rollout(number: int, at: int) -> Rollout:
+    facts = RewardFacts(mean=0.5, std=0.5, failed=1)
+    one = Scored(prompt="p", completion="c", rewards={"numeric": 1.0, "format": None}, total=None)
+    return Rollout(
+        step=at, number=number, prompts=2, completions=8, reward=facts, rewards={"numeric": facts},
+        spread=0.4, advantage_std=0.9, no_signal=0.5, refilled=1, length_mean=3.5, length_max=9,
+        truncated=0.25, tokens=28, seconds=0.5, scoring_seconds=0.1, best=one, worst=one,
+    )  # fmt: skip
+
+
 EVERY_TYPE: list[Event] = [
     started(),
     Phase(name="reference", detail="x", done=1, total=2),
     step(1, metrics={"margin": 0.5}),
+    rollout(0, 1),
     Eval(step=1, rows=2, metrics={"loss": 1.0}, best=True),
     Sample(step=1, completions=(Completion(prompt="p", completion="c", chosen="a", rejected="b"),)),
     Checkpoint(step=1, path="checkpoints/step-000001", best=True),
@@ -125,20 +139,22 @@ def test_events_cannot_be_changed() -> None:
 
 
 def test_each_event_leaves_its_trace() -> None:
-    state = fold(reduce, EVERY_TYPE[:10], RunState())
+    state = fold(reduce, EVERY_TYPE[:11], RunState())
     assert state.status == "running"
     assert state.started == EVERY_TYPE[0]
     assert state.phase == EVERY_TYPE[1]
     assert state.step == 1
     for history, event in zip(
-        (state.steps, state.evals, state.samples, state.checkpoints), EVERY_TYPE[2:6], strict=True
+        (state.steps, state.rollouts, state.evals, state.samples, state.checkpoints),
+        EVERY_TYPE[2:7],
+        strict=True,
     ):
         assert list(history) == [event]
-    assert state.memory == EVERY_TYPE[6]
-    assert state.plan == EVERY_TYPE[7]
-    assert list(state.alerts) == [EVERY_TYPE[8]]
-    assert state.best == EVERY_TYPE[3]
-    for last, status in zip(EVERY_TYPE[10:], ("finished", "stopped", "failed"), strict=True):
+    assert state.memory == EVERY_TYPE[7]
+    assert state.plan == EVERY_TYPE[8]
+    assert list(state.alerts) == [EVERY_TYPE[9]]
+    assert state.best == EVERY_TYPE[4]
+    for last, status in zip(EVERY_TYPE[11:], ("finished", "stopped", "failed"), strict=True):
         ended = reduce(state, last)
         assert (ended.status, ended.end) == (status, last)
 
@@ -218,3 +234,15 @@ def test_an_old_history_never_shows_a_newer_item() -> None:
         with pytest.raises(IndexError):
             old[index]
     assert History[int]().last() is None
+
+
+def test_a_rollout_that_is_sampled_again_counts_once() -> None:
+    """Between rollouts a resume samples the next one anew; in the middle of one it has it already."""
+    before = [started(), rollout(0, 1), step(1), step(2), rollout(1, 3), step(3)]
+    again = [started(resumed_from=2, attempt=2), rollout(1, 3).model_copy(update={"tokens": 99})]
+    state = fold(reduce, before, RunState())
+    assert [r.number for r in fold(reduce, [started(resumed_from=2, attempt=2)], state).rollouts] == [0, 1]
+    assert [r.number for r in fold(reduce, [started(resumed_from=0, attempt=2)], state).rollouts] == [0]
+    repeated = fold(reduce, again, state)
+    assert [(r.number, r.tokens) for r in repeated.rollouts] == [(0, 28), (1, 99)]
+    assert [(r.number, r.tokens) for r in state.rollouts] == [(0, 28), (1, 28)]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mlx_align import embedded, settings
-from mlx_align.errors import ConfigError
+from mlx_align import embedded, methods, settings
+from mlx_align.errors import ConfigError, UsageError
+from mlx_align.presets import PRESET_METHODS, PRESETS
 from mlx_align.settings import (
-    PRESETS,
     Layer,
     Resolved,
     flatten,
@@ -108,7 +108,7 @@ def test_the_method_may_come_from_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_hold_for_every_method(preset: str) -> None:
-    for method in ("sft", "orpo", "dpo", "simpo"):
+    for method in ("grpo",) if preset in PRESET_METHODS else methods.METHODS:
         outcome = resolved(method, preset=preset)
         for key, value in PRESETS[preset].items():
             assert outcome.origins[key] == f"preset {preset}"
@@ -330,3 +330,59 @@ def test_resolving_leaves_the_layers_alone() -> None:
     layer = Layer("flag", {"train.steps": 3})
     resolve([layer])
     assert dict(layer.values) == {"train.steps": 3}
+
+
+# Methods that sample
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sampling.temperature", 0.7),
+        ("rollout.updates", 2),
+        ("rewards", [{"name": "numeric"}]),
+        ("train.branches_at_once", 2),
+        ("eval.pass_k", 4),
+    ],
+)
+def test_what_only_sampling_reads_is_refused_elsewhere(key: str, value: Any) -> None:
+    error = refusal("dpo", flags={key: value})
+    assert "no meaning for dpo" in error.message
+    assert (error.where or "").startswith(f"{key} (flag)")
+    assert flatten(resolved("grpo", flags={key: value}).config.model_dump())[key] is not None
+
+
+def test_a_persons_usual_sampling_gives_way_without_a_word(user_config: Path) -> None:
+    user_config.write_text("[sampling]\ntemperature = 0.7\n")
+    assert resolved("dpo").config.sampling.temperature == 0.7
+    assert resolved("grpo").origins["sampling.temperature"].startswith("user config")
+
+
+@pytest.mark.parametrize(
+    ("flags", "where", "word"),
+    [
+        ({"train.tokens_per_batch": 100}, "train.tokens_per_batch", "no meaning"),
+        ({"eval.metric": "accuracy"}, "eval.metric", "no 'accuracy'"),
+        ({"rewards": []}, "rewards", "needs a reward"),
+        ({"rewards": [{"name": "telepathy"}]}, None, "unknown reward 'telepathy'"),
+        ({"rewards": [{"name": "numeric", "telepathy": 1}]}, "rewards[0].telepathy", "numeric"),
+        ({"sampling.max_tokens": 4096}, "sampling.max_tokens", "no room"),
+        ({"sampling.temperature": 0.0}, "sampling.temperature", "greater than 0"),
+        ({"sampling.stop": [""]}, "sampling", "empty"),
+        ({"train.branches_at_once": 9}, "train.branches_at_once", "only 8 completions"),
+        ({"method.overlong_buffer": 100}, "sampling.max_tokens", "longer than the longest"),
+    ],
+)
+def test_what_cannot_hold_while_sampling_is_refused(
+    flags: dict[str, Any], where: str | None, word: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolved("grpo", flags=flags)
+    assert word in caught.value.message
+    assert where is None or (caught.value.where or "").startswith(where)
+
+
+def test_a_preset_of_one_method_is_refused_by_the_others() -> None:
+    error = refusal("orpo", preset="r1")
+    assert error.message == "the preset 'r1' is for grpo, and the method is orpo"
+    assert "quick, balanced, thorough" in (error.hint or "")

@@ -15,12 +15,11 @@ from mlx_align.methods.base import RowKind
 
 BROKEN = Path(__file__).parents[3] / "data_samples" / "broken"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((BROKEN / "expected.json").read_text(encoding="utf-8"))
-COMPLETIONS = {"last-turn-not-assistant.jsonl"}
 LONG = "too-long.jsonl"
 
 
 def read(name: str, tokenizer: Any, too_long: Any) -> None:
-    kind: RowKind = "completion" if name in COMPLETIONS else "pair"
+    kind: RowKind = EXPECTED[name]["rows"]
     data = load_dataset(BROKEN / name, kind, valid_fraction=0.1, seed=0)
     tokenize_rows(data.train + data.valid, wrap_tokenizer(tokenizer), max_length=2048, too_long=too_long)
 

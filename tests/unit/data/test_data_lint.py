@@ -43,6 +43,24 @@ def test_contradictory_pairs() -> None:
     assert (finding.code, finding.rows) == ("contradictory-pairs", ("d.jsonl:3", "d.jsonl:21"))
 
 
+def asked(line: int, prompt: str, answer: str | None) -> Row:
+    return Row(f"d.jsonl:{line}", (Message(role="user", content=prompt),), (), "question", answer)
+
+
+def test_prompts_with_two_right_answers() -> None:
+    told = [("a", "1"), ("b", "1"), ("a", "2"), ("c", None), ("c", "3")]
+    rows = [asked(line, *row) for line, row in enumerate(told, start=1)]
+    (finding,) = lint(rows, tokenized(rows))
+    assert (finding.code, finding.rows) == ("contradictory-answers", ("d.jsonl:1", "d.jsonl:3"))
+    assert "2 of 5 rows" in finding.message
+
+
+def test_repeated_prompts_count_double_only_with_the_same_answer() -> None:
+    rows = [asked(1, "a", "1"), asked(2, "a", "1"), asked(3, "b", None)]
+    (finding,) = lint(rows, tokenized(rows))
+    assert (finding.code, finding.rows) == ("duplicate-rows", ("d.jsonl:2",))
+
+
 def test_length_bias_in_both_directions_states_the_medians() -> None:
     for chosen, rejected in (("x" * 21, "y" * 10), ("x" * 10, "y" * 21)):
         rows = [pair(i, f"q{i}", chosen, rejected) for i in range(5)]

@@ -159,3 +159,64 @@ def test_an_unknown_shape_lists_the_keys_found_and_the_keys_wanted() -> None:
     assert caught.value.where == "d.jsonl:7"
     with pytest.raises(DataError, match="has no keys; wanted: 'prompt' and 'completion', or 'messages'"):
         parse("completion")
+
+
+@pytest.mark.parametrize(
+    ("fields", "key", "answer"),
+    [
+        ({"prompt": "What is 17 - 1?", "answer": "16"}, "prompt", "16"),
+        ({"prompt": "What is 17 - 1?", "answer": 16}, "prompt", "16"),
+        ({"prompt": "What is 17 - 1?", "answer": 0.5}, "prompt", "0.5"),
+        ({"prompt": "Hi"}, "prompt", None),
+        ({"prompt": "Hi", "answer": None}, "prompt", None),
+        ({"question": "Hi", "answer": "93 - 8 = 85.\n#### 85"}, "question", "85"),
+        ({"problem": "Hi", "solution": "so $\\boxed{\\frac{1}{2}}$."}, "problem", "\\frac{1}{2}"),
+        ({"problem": "Hi", "solution": "def f(): ...", "tests": ["assert f()"]}, "problem", None),
+        ({"problem": "Hi", "solution": "so \\boxed{2}", "answer": "3"}, "problem", "3"),
+        ({"prompt": "Hi", "question": "a column", "answer": "Paris"}, "prompt", "Paris"),
+    ],
+)
+def test_a_prompt_with_or_without_an_answer(fields: dict[str, Any], key: str, answer: str | None) -> None:
+    parsed = parse("prompt", **fields)
+    asked = fields[key]
+    extra = {name: column for name, column in fields.items() if name != key}
+    assert parsed == Row("d.jsonl:7", (user(asked),), (), key, answer, extra)  # type: ignore[arg-type]
+    assert parsed.answer_keys == ()
+
+
+@pytest.mark.parametrize("key", ["prompt", "messages"])
+def test_a_prompt_that_is_a_conversation(key: str) -> None:
+    parsed = parse("prompt", answer="A", **{key: TALK})
+    assert parsed == Row("d.jsonl:7", tuple(TALK), (), key, "A", {"answer": "A"})  # type: ignore[arg-type]
+
+
+def test_other_kinds_of_row_have_no_answer_for_rewards() -> None:
+    assert parse("completion", prompt="Hi", completion="A", answer="B").answer is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "key", "about"),
+    [
+        ({"prompt": "Hi", "answer": ["A"]}, "answer", "must be text or a number and is a list"),
+        ({"prompt": "Hi", "answer": True}, "answer", "is true"),
+        ({"prompt": "Hi", "answer": " "}, "answer", "the answer is empty"),
+        ({"prompt": "", "answer": "A"}, "prompt", "the prompt is empty"),
+        ({"question": 4, "answer": "A"}, "question", "is a number"),
+        ({"problem": [{"role": "robot", "content": "Hi"}]}, "problem", "'robot'"),
+        ({"messages": [*TALK, assistant("A")]}, "messages", "ends with the assistant's turn"),
+    ],
+)
+def test_a_prompt_that_cannot_be_used_is_refused(fields: dict[str, Any], key: str, about: str) -> None:
+    with pytest.raises(DataError) as caught:
+        parse("prompt", **fields)
+    assert caught.value.where == f"d.jsonl:7, key '{key}'"
+    assert about in str(caught.value)
+
+
+def test_prompts_and_pairs_are_told_from_each_other() -> None:
+    with pytest.raises(DataError, match="suit: orpo, dpo, simpo"):
+        parse("prompt", **AB)
+    with pytest.raises(DataError, match="suit: grpo"):
+        parse("pair", question="Hi", answer="A")
+    with pytest.raises(DataError, match="wanted: 'prompt', 'question', 'problem' or 'messages'"):
+        parse("prompt", text="Hi")

@@ -115,7 +115,8 @@ def value_and_gradient(
 
 
 def random_rows(rng: np.random.Generator, name: str, hp: dict[str, Any], spread: float) -> list[oracle.Row]:
-    k = methods.get(name).branches
+    method = methods.get(name)
+    k = method.branches(method.hyperparameters(**hp))
     lead = 5 if hp.get("nll") == "prompt+response" else 0
     rows = []
     for _ in range(int(rng.integers(1, 6))):
