@@ -25,7 +25,7 @@ else
   INSTALL   := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: help demo test check format bench-demo bench-cuda bench-peers bench-memory readme clean
+.PHONY: help demo test check format bench-demo bench-cuda bench-peers bench-memory bench-grpo readme clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -79,6 +79,13 @@ bench-peers: $(VENV)/.dev-$(DEVICE)
 # The memory planner against MLX's own count; writes tests/bench/results/memory.json.
 bench-memory: $(VENV)/.dev-$(DEVICE)
 	$(BIN)/python -m tests.bench.memory
+
+# GRPO: three seeds on the embedded model, and what sampling and an update cost; writes grpo.json, rollouts.json and
+# grpo-step.json under tests/bench/results.
+bench-grpo: $(VENV)/.dev-$(DEVICE)
+	$(BIN)/python -m tests.bench.rollouts
+	$(BIN)/python -m tests.bench.grpo_step
+	$(BIN)/python -m tests.bench.grpo
 
 # Put the measured figures into README.md.
 readme: $(VENV)/.dev-$(DEVICE)

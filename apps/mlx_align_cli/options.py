@@ -169,6 +169,19 @@ def merge(named: Mapping[str, tuple[str, Any]], assignments: list[str] | None) -
     return {**values, **{key: str(v) if isinstance(v, Path) else v for key, v in given.items()}}
 
 
+def reward_tables(texts: list[str] | None) -> list[dict[str, Any]] | None:
+    """The [[rewards]] tables that `--reward` options stand for; None if there are none.
+
+    Raises:
+        UsageError: there is no such reward, or its weight is not a number.
+    """
+    if not texts:
+        return None
+    from mlx_align.rewards import parse_reward  # loads numpy, which `--help` does without
+
+    return [parse_reward(text) for text in texts]
+
+
 def resolved(
     method: str | None, flags: Mapping[str, Any], file: Path | None = None, preset: str | None = None
 ) -> Resolved:

@@ -104,7 +104,37 @@ def peers() -> str:
     return table.peers(read("peers.json"))
 
 
-SECTIONS: dict[str, Callable[[], str]] = {"manner": manner, "verified": verified}
+def memory() -> str:
+    """How good the planner's predictions are."""
+    result = read("memory.json")
+    ratios = [outcome["ratio"] for outcome in result["outcomes"]]
+    return (
+        f"On a CPU {result['within']} of {result['configurations']} predictions are within "
+        f"{result['tolerance']:.0%} of what MLX measures, the others between {min(ratios):.2f} and "
+        f"{max(ratios):.2f} times as much (`make bench-memory`); on Metal and CUDA this is **not verified**."
+    )
+
+
+def grpo() -> str:
+    """What GRPO teaches the embedded model, and what sampling and an update cost."""
+    result, rollouts, step = read("grpo.json"), read("rollouts.json"), read("grpo-step.json")
+    after = ", ".join(f"{run['exact_after']:.1%}" for run in result["runs"])
+    longest = max(run["seconds"] for run in result["runs"]) / 60
+    group = next(case for case in rollouts["cases"] if case["samples"] == 8)
+    medians = step["median"]
+    return (
+        f"Measured on {result['machine']}, mlx {result['versions']['mlx']} on the CPU: of {result['problems']} "
+        f"held-out sums `tiny-chat` answers {result['exact_before']:.1%} right, and after `mlx-align grpo` "
+        f"{after} (three seeds, at most {longest:.1f} minutes each; `make bench-grpo`). A group of 8 completions "
+        f"costs {group['ratio']:.2f} of what they cost one by one with mlx-lm. An update of a 41 million "
+        f"parameter model, 2 prompts with 4 completions of 64 tokens, takes {medians['ours']:.1f} s, with TRL "
+        f"on torch {medians['trl']:.1f} s."
+    )
+
+
+SECTIONS: dict[str, Callable[[], str]] = {"manner": manner, "verified": verified, "memory": memory}
+if (RESULTS / "grpo.json").exists():
+    SECTIONS["grpo"] = grpo
 if (RESULTS / "peers.json").exists():
     SECTIONS["peers"] = peers
 

@@ -62,6 +62,7 @@ def plan(
     preset: options.Preset = None,
     batch_size: options.BatchSize = None,
     tokens_per_batch: options.TokensPerBatch = None,
+    reward: options.Rewards = None,
     device: options.Device = None,
     json: options.AsJson = False,
 ) -> None:
@@ -77,6 +78,7 @@ def plan(
         "data.path": ("DATA", data),
         "train.batch_size": ("--batch-size", batch_size),
         "train.tokens_per_batch": ("--tokens-per-batch", tokens_per_batch),
+        "rewards": ("--reward", options.reward_tables(reward)),
         "backend.device": ("--device", device),
     }
     found = api.plan(options.resolved(method, options.merge(named, set_), config, preset))

@@ -105,7 +105,7 @@ def _command(method: Method) -> Callable[..., None]:
             "train.batch_size": ("--batch-size", batch_size),
             "train.tokens_per_batch": ("--tokens-per-batch", tokens_per_batch),
             "train.seed": ("--seed", seed),
-            "rewards": ("--reward", _rewards(reward)),
+            "rewards": ("--reward", options.reward_tables(reward)),
             "backend.name": ("--backend", backend),
             "backend.device": ("--device", device),
             "runs.dir": ("--runs-dir", runs_dir),
@@ -114,15 +114,6 @@ def _command(method: Method) -> Callable[..., None]:
         perform(Request(method.name, named, set_, config, preset, runs_dir, dry_run, detach, resume, kind))
 
     return command
-
-
-def _rewards(texts: list[str] | None) -> list[dict[str, Any]] | None:
-    """The [[rewards]] tables that `--reward` options stand for."""
-    if not texts:
-        return None
-    from mlx_align.rewards import parse_reward
-
-    return [parse_reward(text) for text in texts]
 
 
 def perform(request: Request) -> None:

@@ -17,6 +17,7 @@ from mlx_align.engine.planning.facts import ModelFacts, read_facts
 from mlx_align.engine.planning.footprint import Adapter, Arithmetic, Footprint
 from mlx_align.engine.rollouts.shapes import RolloutShapes
 from mlx_align.errors import UsageError
+from mlx_align.methods.grpo import GrpoHyperparameters
 
 Verdict = Literal["fits", "tight", "will not fit", "unknown"]
 TIGHT = 0.8
@@ -135,8 +136,14 @@ class Planner:
         yield arithmetic.sampling(max(asked * group, len(self.valid)), prompt, longest), None
         shape = RolloutShapes(size, arithmetic.branches, prompt, longest).largest
         yield from ((footprint, shape) for footprint in arithmetic.training(shape))
-        whole = RolloutShapes(size, group, prompt, longest).largest
-        yield replace(arithmetic, branches=group).evaluation(whole), whole
+        hp = self.objective.hp
+        if (
+            not isinstance(hp, GrpoHyperparameters)
+            or hp.beta
+            or hp.num_iterations * config.rollout.updates > 1
+        ):
+            whole = RolloutShapes(size, group, prompt, longest).largest  # scored before the first update
+            yield replace(arithmetic, branches=group).evaluation(whole), whole
 
     def with_model(self, model: ModelFacts) -> Planner:
         """The same rows with another base."""

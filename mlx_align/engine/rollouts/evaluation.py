@@ -15,6 +15,9 @@ from mlx_align.engine.rollouts.sampler import Completed, Sampler
 from mlx_align.engine.rollouts.telling import failures
 from mlx_align.rewards import Scored, Scorer
 
+EVALUATION = 2**31
+"""Tells the draws of an evaluation from those of any rollout."""
+
 
 class RewardEvaluation:
     """Scores greedy answers and, if asked to, several drawn ones.
@@ -82,10 +85,6 @@ class RewardEvaluation:
         for code, message, rows in failures(found):
             self._report.alert(code, f"Held-out prompts: {message}", rows=rows)
         return scored
-
-
-EVALUATION = 2**31
-"""Tells the draws of an evaluation from those of any rollout."""
 
 
 def pass_at(k: int, samples: int, right: int) -> float:

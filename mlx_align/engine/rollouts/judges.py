@@ -64,10 +64,20 @@ def _answers(
     conversations: Sequence[list[dict[str, str]]],
     max_tokens: int,
 ) -> list[str]:
-    turns = [[Message(role=turn["role"], content=turn["content"]) for turn in one] for one in conversations]
+    turns = [
+        [Message(role=turn["role"], content=harmless(turn["content"], tokenizer)) for turn in one]
+        for one in conversations
+    ]
     groups = policy.generate(
         [render_prompt(tokenizer, one)[1] for one in turns],
         sampling=Sampling(max_tokens=max_tokens),
         stop_ids=sorted(tokenizer.stop_ids),
     )
     return [tokenizer.decode(answer.text_ids).strip() for (answer,) in groups]
+
+
+def harmless(text: str, tokenizer: ChatTokenizer) -> str:
+    """The text with a space in its special tokens: a completion cannot end its turn and open another."""
+    for special in tokenizer.special_texts:
+        text = text.replace(special, f"{special[:1]} {special[1:]}" if len(special) > 1 else " ")
+    return text

@@ -19,7 +19,8 @@ OURS = [kind for kind in tree(AlignError) if kind.__module__ == "mlx_align.error
 def test_the_exit_codes_are_exactly_the_documented_ones() -> None:
     assert {kind.exit_code for kind in OURS} | {0} == set(EXIT_CODES)
     documented = {"ConfigError": 2, "UsageError": 2, "DataError": 3, "WontFitError": 4, "DivergedError": 5}
-    documented |= {"AlignError": 1, "DeviceAbortError": 6, "InterruptedRunError": 130}
+    documented |= {"AlignError": 1, "SandboxMissingError": 1, "DeviceAbortError": 6}
+    documented |= {"InterruptedRunError": 130}
     assert {kind.__name__: kind.exit_code for kind in OURS} == documented
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from mlx_align.engine import trainer
+from mlx_align.engine import data
 from mlx_align.events import Checkpoint, Eval, Event, Phase, RunFailed, RunFinished, RunStopped, Step
 from mlx_align.runs import CHECKPOINT, STOP, RunDirectory
 from tests import same_run, support
@@ -24,7 +24,7 @@ def names(run: RunDirectory) -> list[str]:
 def script_evaluations(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
     """Let the run's evaluations come to these losses, one after another."""
     values = iter(losses)
-    monkeypatch.setattr(trainer, "evaluate", lambda *arguments: {"loss": next(values)})
+    monkeypatch.setattr(data, "evaluate", lambda *arguments: {"loss": next(values)})
 
 
 def test_a_run_tells_its_story(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_an_error_nobody_thought_of_is_called_a_bug(
     def broken(*_: Any) -> None:
         raise LookupError("lost")
 
-    monkeypatch.setattr(trainer, "evaluate", broken)
+    monkeypatch.setattr(data, "evaluate", broken)
     run = support.new_run(tmp_path / "runs", **brief)
     assert support.engine(run) == 1
     end = run.state().end
