@@ -186,9 +186,11 @@ def test_epochs_become_whole_rollouts() -> None:
 
 def test_the_same_step_is_the_same_rollout_wherever_it_begins() -> None:
     one, other = feed(train__steps=4), feed(train__steps=4)
-    policy = Talker()
+    policy, said = Talker(), set()
     for step in range(4):
         assert one.data.prepare(policy, step, never)
+        said.add(tuple(sampled.completion for sampled in one.scorer.seen[-8:]))
+    assert len(said) == 4  # every rollout draws with its own random numbers
     assert other.data.prepare(policy, 3, never)
     assert same(one.data.batch(3), other.data.batch(3))
     assert one.data.state(3).keys() == other.data.state(3).keys()
@@ -309,6 +311,7 @@ def test_groups_without_signal_are_replaced() -> None:
     hopeless = feed(hp={"refill_limit": 3})
     assert hopeless.data.prepare(Talker(["no"]), 0, never)
     assert hopeless.rollouts[0].no_signal == 1.0
+    assert hopeless.rollouts[0].refilled == 0
     assert len(hopeless.scorer.seen) == 8 * 4
 
 
@@ -327,6 +330,7 @@ def test_dapo_counts_the_whole_rollout_for_each_of_its_updates() -> None:
     for made in (dapo, bnpo):
         assert made.data.prepare(Talker(), 0, never)
     own = [bnpo.data.window_counts(step)["loss"] for step in range(2)]
+    assert [8 * bnpo.data.facts(step)["length"] for step in range(2)] == own
     assert own[0] != own[1]
     assert [dapo.data.window_counts(step)["loss"] for step in range(2)] == [sum(own) / 2] * 2
 
