@@ -29,7 +29,7 @@ def boxed(text: str) -> str | None:
 
 
 def hashed(text: str) -> str | None:
-    """The number, and the rest of its line, after the last "####", as GSM8K's answers end (arXiv:2110.14168)."""
+    """What follows the last "####" on its line, as GSM8K's answers end (arXiv:2110.14168)."""
     found = _HASH.findall(text)
     return found[-1].strip() if found else None
 

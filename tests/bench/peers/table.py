@@ -32,7 +32,9 @@ def _introduction(result: Result) -> str:
         f"Measured with `make bench-peers` on {machine['processor']} ({machine['cores']} cores, "
         f"{machine['memory_gb']:.0f} GB, {machine['system']}; {machine['device']}). Every arm is the peer's "
         "own trainer in its own environment, given the same token ids, batches, first adapter (LoRA, rank 8, "
-        "all projections) and optimiser, in turns within one run; the median of the repeats. The rate counts "
+        "all projections) and optimiser, in turns within one run; the median of the repeats. All MLX arms "
+        "have the same OpenBLAS with the same kernels: with AVX-512 on an AMD processor, which ours asks for "
+        "by itself. The rate counts "
         "unpadded pair tokens (2P + C + R) over the whole run, traces and DPO's reference included; memory "
         "is the peak over what the loaded model takes. An arm is compared only if its first loss "
         f"({gate['loss']:.0e}), its adapter gradient ({gate['gradient']:.0e}) and its first update agree "
@@ -48,7 +50,7 @@ def _group(result: Result, group: str, what: str) -> str:
     lines = [
         f"{what}; {shape['parameters'] / 1e6:.1f} million weights, V = {shape['shape']['vocab']:,}:",
         "",
-        "| pair tokens/s, memory | " + " | ".join(methods) + " |",
+        "| pair tokens/s, memory | " + " | ".join(_heading(cells[method]) for method in methods) + " |",
         "|---" * (len(methods) + 1) + "|",
     ]
     for name, arm in result["arms"].items():
@@ -56,6 +58,11 @@ def _group(result: Result, group: str, what: str) -> str:
         if any(row):
             lines.append(f"| {arm['title']} | " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def _heading(cell: Result) -> str:
+    times = cell["repeats"]
+    return f"{cell['method']}, {'once' if times == 1 else f'{times} times'}"
 
 
 def _entry(cell: Result, name: str, method: str) -> str:
