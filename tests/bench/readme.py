@@ -126,7 +126,8 @@ def grpo() -> str:
     return (
         f"Measured on {result['machine']}, mlx {result['versions']['mlx']} on the CPU: of "
         f"{result['problems']} held-out sums `tiny-chat` answers {result['exact_before']:.1%} right, and "
-        f"after `mlx-align grpo` {after} (three seeds, at most {longest:.1f} minutes each; `make bench-grpo`). "
+        f"after `mlx-align grpo` {after} (three seeds, at most {longest:.1f} minutes each; "
+        "`make bench-grpo`). "
         f"A group of 8 completions costs {group['ratio']:.2f} of what they cost one by one with mlx-lm. An "
         f"update of a 41 million parameter model, 2 prompts with 4 completions of 64 tokens, takes "
         f"{medians['ours']:.1f} s, with TRL on torch {medians['trl']:.1f} s."
