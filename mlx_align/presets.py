@@ -24,17 +24,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval.patience": 6,
     },
     # Small groups of short answers: what a Mac with little memory samples and trains in reasonable time.
+    # TRL's own defaults are groups of 8 and 256 tokens.
     "small-mac": {
         "method.group_size": 6,
         "train.batch_size": 2,
         "sampling.max_tokens": 256,
     },
     # DeepSeek-R1's own numbers (arXiv:2501.12948, section 2.2), made for training all weights: groups of 16,
-    # 32 questions a step, a KL term of 0.001, temperature 1. Its answers may have 32,768 tokens.
+    # 32 questions a step, a KL term of 0.001, a clip that hardly ever holds, temperature 1. Its answers may have
+    # 32,768 tokens.
     "r1": {
         "method.group_size": 16,
         "method.beta": 0.001,
         "method.loss_type": "grpo",
+        "method.epsilon": 10.0,
         "optim.lr": 3e-6,
         "optim.schedule": "constant",
         "train.batch_size": 2,

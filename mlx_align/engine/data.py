@@ -88,8 +88,12 @@ class RunData:
         """Nothing that the loss does not say."""
         return {}
 
-    def silent(self, step: int) -> bool:
+    def teaches(self, step: int) -> bool:
         """Every row has something to say."""
+        return True
+
+    def silent(self, step: int) -> bool:
+        """Never."""
         return False
 
     def state(self, position: int) -> State:

@@ -60,6 +60,9 @@ class Feed(Protocol):
     def facts(self, step: int) -> dict[str, float]:
         """What is known of an update's window without the loss, for display."""
 
+    def teaches(self, step: int) -> bool:
+        """Whether an update's window has something to learn, so that its gradient cannot be zero."""
+
     def silent(self, step: int) -> bool:
         """Whether the gradient of an update's window is exactly zero: then nothing may move the weights."""
 

@@ -151,6 +151,7 @@ class Trainer:
     ) -> None:
         state = self.state
         facts, silent = self._data.facts(state.step), self._data.silent(state.step)
+        teaches = self._data.teaches(state.step)
         rate = learning_rate(state.step, self._data.total_steps, self._config.optim)
         if not all(map(math.isfinite, window.sums.values())):  # though the gradient may be finite
             self._policy.discard()
@@ -162,7 +163,7 @@ class Trainer:
             update = self._policy.update(rate)
         state.step += 1
         state.window = Window()
-        if state.step == 1 and update.grad_norm == 0.0 and not silent:
+        if state.step == 1 and update.grad_norm == 0.0 and teaches:
             raise AlignError(
                 "the first gradient is exactly zero: nothing would be learnt",
                 hint="Check adapter.modules and adapter.layers, and that the answers to a prompt differ.",

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from mlx_align.rewards.base import Outcome, RewardError, Sampled, Tools
 from mlx_align.rewards.specs import Spec
 
+LARGEST = 1e6
+"""The most that a reward may be, times its weight: beside a larger one all others are rounding errors."""
 MESSAGE = 500
 """Longest message of a failure, in characters: a completion could make it as long as itself."""
 
@@ -61,7 +63,6 @@ class Scorer:
 
     def __init__(self, specs: Sequence[Spec], tools: Tools | None = None) -> None:
         self._specs = tuple(specs)
-        self._weights = np.array([spec.weight for spec in specs], np.float64)
         with ExitStack() as stack:  # closes those that have started where a later one cannot
             self._running = []
             for spec in specs:
@@ -79,14 +80,16 @@ class Scorer:
         """The values of completions. Never raises for what is in them."""
         values = np.full((len(samples), len(self._specs)), np.nan)
         failures = []
-        for column, (label, running) in enumerate(zip(self.names, self._running, strict=True)):
+        for column, (spec, running) in enumerate(zip(self._specs, self._running, strict=True)):
             for index, outcome in enumerate(running.score(samples)):
-                if (why := _failure(outcome)) is None:
+                if (why := _failure(outcome, spec.weight)) is None:
                     values[index, column] = outcome
                 else:
-                    failures.append(Failure(label, index, why))
-        counting = self._weights != 0
-        total = values[:, counting] @ self._weights[counting]
+                    failures.append(Failure(spec.label, index, why))
+        total = np.zeros(len(samples))
+        for spec, column in zip(self._specs, values.T, strict=True):
+            if spec.weight:  # column after column: equal completions come to equal sums, to the last digit
+                total += spec.weight * column
         return Scored(values, total, tuple(failures))
 
     def close(self) -> None:
@@ -102,8 +105,12 @@ class Scorer:
         self.close()
 
 
-def _failure(outcome: Outcome) -> str | None:
+def _failure(outcome: Outcome, weight: float) -> str | None:
     """Why there is no value, in one line; None where there is one."""
     if isinstance(outcome, RewardError):
         return " ".join(str(outcome).split())[:MESSAGE]
-    return None if np.isfinite(outcome) else f"the value is {outcome}"
+    if not np.isfinite(outcome):
+        return f"the value is {outcome}"
+    return (
+        None if abs(outcome * weight) <= LARGEST else f"the value is {outcome:g}, times {weight:g} too large"
+    )

@@ -16,14 +16,17 @@ from mlx_align.methods.grpo import Scaling
 
 Floats = NDArray[np.float64]
 EPSILON = 1e-4
+ROUNDING = 1e-12
+"""As a share of the largest reward: 0.1 + 0.2 is not another reward than 0.3."""
 
 
 def signal(rewards: Floats) -> NDArray[np.bool_]:
-    """(Q,) Which groups say anything: of their (Q, G) rewards two are known that differ."""
+    """(Q,) Which groups say anything: two of a group's (Q, G) rewards differ, by more than rounding."""
     known = np.isfinite(rewards)
     lowest = np.where(known, rewards, np.inf).min(axis=1)
     highest = np.where(known, rewards, -np.inf).max(axis=1)
-    speaks: NDArray[np.bool_] = highest > lowest
+    known_size = np.where(known, np.abs(rewards), 0.0).max(axis=1)
+    speaks: NDArray[np.bool_] = highest - lowest > ROUNDING * known_size
     return speaks
 
 

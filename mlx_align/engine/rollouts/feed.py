@@ -172,13 +172,15 @@ class RolloutData:
             "truncated": float(self._rollout.truncated[members].mean()),
         }
 
+    def teaches(self, step: int) -> bool:
+        """Whether an advantage in the loss is not 0."""
+        windows = self._window(step)
+        return any((batch.response_mask.any(axis=1) & (batch.advantages != 0)).any() for batch in windows)
+
     def silent(self, step: int) -> bool:
         """Whether all advantages in the loss are 0, and nothing holds the policy to a reference."""
-        for batch in self._window(step):
-            moves = batch.response_mask.any(axis=1) & (bool(self._hp.beta) | (batch.advantages != 0))
-            if moves.any():
-                return False
-        return True
+        held = self._hp.beta and any(batch.response_mask.any() for batch in self._window(step))
+        return not (held or self.teaches(step))
 
     def evaluate(
         self, policy: Policy, progress: Callable[[int, int], None], world: World

@@ -94,17 +94,17 @@ def alerts(collected: Collected, hp: GrpoHyperparameters) -> list[Told]:
     """What is wrong with a rollout: failed rewards, nothing to learn from, completions that are cut off."""
     told = failures(collected.failures)
     if not signal(collected.totals).any():
+        known = np.isfinite(collected.totals).any()
+        why = "a group's completions all have the same reward" if known else "no completion could be scored"
         text = (
-            "No group of this rollout has a signal: its completions all have the same reward. Nothing is "
-            "learnt from it" + (" but to stay near the reference." if hp.beta else ".")
+            f"No group of this rollout has a signal: {why}. Nothing is learnt from it"
+            f"{' but to stay near the reference' if hp.beta else ''}."
         )
         told.append(("no-signal", text, ()))
     cut = float(np.mean([one.sampled.truncated for one in collected.completed]))
     if cut > MANY:
-        text = (
-            f"{cut:.0%} of the completions were cut off at sampling.max_tokens. A larger value, or "
-            "method.mask_truncated=true, may help."
-        )
+        more = "" if hp.mask_truncated else ", or method.mask_truncated=true,"
+        text = f"{cut:.0%} of the completions were cut off at sampling.max_tokens. A larger one{more} may help."
         told.append(("many-truncated", text, ()))
     return told
 

@@ -91,6 +91,15 @@ def test_without_signal_nothing_moves(tmp_path: Path) -> None:
             np.testing.assert_array_equal(after[name], value, err_msg=name)
 
 
+def test_without_signal_a_reference_alone_is_no_mistake(tmp_path: Path) -> None:
+    """At the first step the policy is its reference, so the KL term's gradient is zero too."""
+    (tmp_path / "rewards.py").write_text("def same(completion, **rest):\n    return 0.1\n")
+    rewards = [{"name": f"{tmp_path / 'rewards.py'}:same"}]
+    run = support.new_run(tmp_path / "runs", "grpo", **BRIEF, rewards=rewards, method__beta=0.01)
+    assert support.engine(run) == 0
+    assert [alert.code for alert in run.state().alerts].count("no-signal") == 2
+
+
 def test_a_reward_that_breaks_is_an_alert_and_no_zero(tmp_path: Path) -> None:
     (tmp_path / "rewards.py").write_text(
         "def shaky(completion, **rest):\n"

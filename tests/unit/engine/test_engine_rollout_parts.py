@@ -48,6 +48,12 @@ def test_equal_rewards_have_no_advantage_at_all(scaling: str) -> None:
     assert signal(rewards).tolist() == [False, True, False, False]
 
 
+def test_rounding_is_no_signal() -> None:
+    rewards = np.array([[0.1 + 0.2, 0.3, 0.3, 0.3], [0.3, 0.3001, 0.3, 0.3]])
+    assert signal(rewards).tolist() == [False, True]
+    assert not advantages(rewards, "group")[0].any()
+
+
 def test_a_reward_that_failed_is_as_if_it_had_never_been() -> None:
     with_failure = advantages(np.array([[1.0, NAN, 0.0, 1.0]]), "group")[0]
     without = advantages(np.array([[1.0, 0.0, 1.0]]), "group")[0]

@@ -175,3 +175,23 @@ def test_rows_that_a_reward_cannot_score_are_refused(
 def test_rows_without_answers_suit_rewards_that_want_none() -> None:
     tables = [{"name": "format"}, {"name": "regex", "pattern": "a"}, {"name": "refusal"}]
     check_rows(make_specs(tables), [row(1, None)])
+
+
+def test_equal_completions_have_equal_totals_to_the_last_digit(tmp_path: Path) -> None:
+    """Whatever stands beside them: a difference in rounding would be a signal, and would be learnt from."""
+    path = tmp_path / "mine.py"
+    path.write_text("def by_length(completion, **rest):\n    return len(completion) / 7\n", encoding="utf-8")
+    tables = [{"name": f"{path}:by_length", "weight": 0.1 * n, "label": str(n)} for n in range(1, 6)]
+    with Scorer(make_specs(tables)) as scorer:
+        for count in range(2, 25):
+            assert len(set(scorer.score([sampled("abc")] * count).total.tolist())) == 1
+
+
+def test_a_value_beside_which_others_vanish_is_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def huge(completion, **rest):\n    return 10.0 ** len(completion)\n", encoding="utf-8")
+    with Scorer(make_specs([{"name": f"{path}:huge", "weight": 2.0}])) as scorer:
+        scored = scorer.score([sampled("abc"), sampled("a" * 300), sampled("abcdef")])
+    assert scored.total[0] == 2000.0
+    assert [failure.index for failure in scored.failures] == [1, 2]
+    assert "too large" in scored.failures[1].message
