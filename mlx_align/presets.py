@@ -31,8 +31,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sampling.max_tokens": 256,
     },
     # DeepSeek-R1's own numbers (arXiv:2501.12948, section 2.2), made for training all weights: groups of 16,
-    # 32 questions a step, a KL term of 0.001, a clip that hardly ever holds, temperature 1. Its answers may have
-    # 32,768 tokens.
+    # 32 questions a step, a KL term of 0.001, a clip that hardly ever holds, temperature 1. Its answers may
+    # have 32,768 tokens.
     "r1": {
         "method.group_size": 16,
         "method.beta": 0.001,

@@ -3,7 +3,7 @@ r"""Where a text puts its final answer: \boxed{...}, "#### ...", <answer>...</an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 Form = Literal["boxed", "hash", "tag", "stated"]
@@ -43,11 +43,16 @@ def tagged(text: str) -> str | None:
 
 def stated(text: str) -> str | None:
     """The rest of the last sentence that says "answer is ..." or "answer: ..."."""
-    found = list(_STATED.finditer(text))
-    if not found:
-        return None
-    line = text[found[-1].end() :].partition("\n")[0]
-    return _SENTENCE_END.split(line, maxsplit=1)[0].strip(" \t*_$\"'")
+    return next(each_stated(text), None)
+
+
+def each_stated(text: str) -> Iterator[str]:
+    """What `stated` finds, then what the sentences before it say in the same way, the last first."""
+    end = len(text)
+    for found in reversed(list(_STATED.finditer(text))):
+        line = text[found.end() : end].partition("\n")[0]
+        yield _SENTENCE_END.split(line, maxsplit=1)[0].strip(" \t*_$\"'")
+        end = found.start()
 
 
 FORMS: dict[Form, Callable[[str], str | None]] = {

@@ -23,6 +23,8 @@ _REWRITES = tuple(
         (r"\{,\}|\\[,!;:]", ","),
         (r"\\(?:left|right)(?![a-z])", ""),
         (r"\\(?:times|cdot)(?![a-z])", "*"),
+        # The exponent of a unit: cm^2, \text{ cm}^{2}
+        (r"(?<=[^\W\d_])([\s}]{0,3})\^\s?(?:[-+]?\d+|\{\s?[-+]?\d+\s?\}|\([-+]?\d+\))", r"\1"),
         (r"\\(?:text|mathrm|mathbf|textbf)\s?\{([^{}]*)\}", r" \1 "),
         (r"(?<=\d)\\[dtc]?frac", r" \\frac"),
         (r"\\[dtc]?frac\s?\{\s?(-?\d+)\s?\}\s?\{\s?(\d+)\s?\}", r"\1/\2"),

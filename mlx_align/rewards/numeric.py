@@ -1,7 +1,9 @@
 r"""Numeric: 1 where the completion's number is the row's, else 0.
 
 The number is taken from the last \boxed{...}, "#### ...", <answer>...</answer> or "answer is ...", and
-without any of them it is the last number of the text.
+without any of them it is the last number of the text. An "answer is ..." without a number does not count:
+"The answer is simple: add them. 6 + 7 = 13" gives 13. Only its own sentence is read: "Answer: Let x be 3.
+Then 10 + 3 = 13" gives 3.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
+from mlx_align.data.answers import after_thought, each_stated
 from mlx_align.rewards.answers import EXTRACT, Extract, find_answer
 from mlx_align.rewards.base import Options, Reward, RewardError, Sampled, answer_of, pure
 from mlx_align.rewards.numbers import Number, find_numbers
@@ -45,9 +48,17 @@ def final_number(completion: str, extract: Extract) -> Number | None:
         return None
     answer, form = found
     if form != "stated":
-        return next(reversed(find_numbers(answer)), None)
-    # A sentence: "the answer is 2 + 3 = 5 apples for 4 children" gives 5.
-    return next(iter(find_numbers(answer.rpartition("=")[2])), None)
+        return _last_number(answer)
+    text = after_thought(completion)
+    for sentence in each_stated(text):
+        # "The answer is 2 + 3 = 5 apples for 4 children" gives 5.
+        if numbers := find_numbers(sentence.rpartition("=")[2]):
+            return numbers[0]
+    return _last_number(text) if extract == "auto" else None
+
+
+def _last_number(text: str) -> Number | None:
+    return next(reversed(find_numbers(text)), None)
 
 
 def _only_number(answer: str) -> Number | None:

@@ -87,9 +87,9 @@ class Scorer:
                 else:
                     failures.append(Failure(spec.label, index, why))
         total = np.zeros(len(samples))
-        for spec, column in zip(self._specs, values.T, strict=True):
-            if spec.weight:  # column after column: equal completions come to equal sums, to the last digit
-                total += spec.weight * column
+        for spec, of_reward in zip(self._specs, values.T, strict=True):
+            if spec.weight:  # in one order for all: equal completions come to equal sums, to the last digit
+                total += spec.weight * of_reward
         return Scored(values, total, tuple(failures))
 
     def close(self) -> None:

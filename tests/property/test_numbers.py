@@ -24,6 +24,9 @@ FORMS = st.sampled_from(
         "**{}**",
         "It costs ${}.",
         "about {} km",
+        "an area of {} km^2",
+        "\\boxed{{{} \\text{{ m}}^{{3}}}}",
+        "12 of them: the answer is easy. It is {}",
     ]
 )
 PIECES = (

@@ -10,11 +10,13 @@
     evaluation  rewards on held-out prompts
     telling     what a person hears of a rollout
 
-Beside them `judges` has the models that some rewards ask, and `wearing` lends a policy another adapter.
+Beside them `judges` has the models that some rewards ask, `sources` the files that rewards are computed by,
+and `wearing` lends a policy another adapter.
 """
 
 from mlx_align.engine.rollouts.feed import RolloutData
 from mlx_align.engine.rollouts.judges import Judges
 from mlx_align.engine.rollouts.sampler import Sampler
+from mlx_align.engine.rollouts.sources import sources
 
-__all__ = ["Judges", "RolloutData", "Sampler"]
+__all__ = ["Judges", "RolloutData", "Sampler", "sources"]

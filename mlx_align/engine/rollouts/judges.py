@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mlx_align.backends.base import Backend, Policy, Sampling, State
 from mlx_align.data import ChatTokenizer, Message, render_prompt
@@ -11,9 +12,7 @@ from mlx_align.engine.rollouts.wearing import wearing
 from mlx_align.engine.tokenizer import load_tokenizer
 from mlx_align.hub import resolve_model
 from mlx_align.rewards import Generate
-
-BASE = "base"
-"""The judge that is the trained model itself, as it was when the run began."""
+from mlx_align.rewards.judge import BASE
 
 
 @dataclass
@@ -46,7 +45,7 @@ class Judges:
         """
         if model == BASE:
             return lambda conversations: self._as_begun(conversations, max_tokens)
-        folder = resolve_model(model, None).folder
+        folder = judge_folder(model)
         tokenizer, judge = load_tokenizer(folder), self.backend.load_for_generation(folder, None)
         return lambda conversations: _answers(judge, tokenizer, conversations, max_tokens)
 
@@ -56,6 +55,15 @@ class Judges:
             raise RuntimeError("begin() comes first")
         with wearing(policy, self._start):
             return _answers(policy, self.tokenizer, conversations, max_tokens)
+
+
+def judge_folder(model: str) -> Path:
+    """Where a judge lies that is not BASE.
+
+    Raises:
+        UsageError: there is no such model, or it cannot be used.
+    """
+    return resolve_model(model, None).folder
 
 
 def _answers(

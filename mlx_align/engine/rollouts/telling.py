@@ -104,7 +104,7 @@ def alerts(collected: Collected, hp: GrpoHyperparameters) -> list[Told]:
     cut = float(np.mean([one.sampled.truncated for one in collected.completed]))
     if cut > MANY:
         more = "" if hp.mask_truncated else ", or method.mask_truncated=true,"
-        text = f"{cut:.0%} of the completions were cut off at sampling.max_tokens. A larger one{more} may help."
+        text = f"{cut:.0%} of the completions were cut off. A larger sampling.max_tokens{more} may help."
         told.append(("many-truncated", text, ()))
     return told
 

@@ -42,6 +42,12 @@ from tests.rewarded import value
         (r"1.5 \times 10^{3}, 2 × 10^-3, 10^6", ["1500", "1/500", "1000000"]),
         ("**42**, `7`, $$8$$, $9$", ["42", "7", "8", "9"]),
         (r"42\text{ apples}", ["42"]),
+        ("5 cm^2, 9.8 m/s^2, 3 kg m^-3, 2 s^{-1}, 4 m^(2)", ["5", "49/5", "3", "2", "4"]),
+        (r"5 \text{ cm}^2, 6 \mathrm{~m}/\mathrm{s}^{2}, 7\text{ m }^3", ["5", "6", "7"]),
+        ("5 s^\u22122", ["5"]),
+        ("10^2 cm^2, 2 × 10^3 m^2", ["100", "2000"]),
+        ("2^10, 2^{10}, {10}^6, (3)^2", ["2", "10", "2", "10", "10", "6", "3", "2"]),
+        ("x^2-3", ["3"]),
         ("abc5, x_1, v1.2.3", []),
         ("٤٢", ["42"]),
         ("1e999999999, " + "9" * 5000, []),
@@ -74,6 +80,16 @@ def test_percent_is_a_mark_beside_the_number() -> None:
         ("The answer is 42 because 6 * 7 is that.", "42", 1),
         ("The answer is 2 + 3 = 5 apples for 4 children.", "5", 1),
         ("**Answer:** 42\nThat took 3 steps.", "42", 1),
+        ("The answer is simple: add them. 6 + 7 = 13", "13", 1),
+        ("answer: see below.\n\nIt is 13.", "13", 1),
+        ("The answer is 13. In words, the answer is thirteen, of 2 digits.", "13", 0),
+        ("The answer is 13. In words, the answer is thirteen. It has 2 digits.", "13", 1),
+        ("Answer: 12? No, answer: 13. That answer is final. It took 2 steps.", "13", 1),
+        ("<think>The answer is 12.</think>The answer is as follows.\n13", "13", 1),
+        ("Answer: Let x be 3. Then 10 + 3 = 13", "3", 1),
+        (r"\boxed{5 \text{ cm}^2}", "5", 1),
+        ("The area is 10 cm^2", "10 cm^2", 1),
+        ("It is 9.8 m/s^2.", "9.8", 1),
         ("<think>maybe 46</think> It is 47.", "46", 0),
         ("<think>It must be 46", "46", 0),
         ("maybe 47</think>It is 46.", "46", 1),
@@ -101,6 +117,8 @@ def test_tolerance_is_relative_above_one_and_absolute_below() -> None:
 def test_only_the_form_asked_for_counts() -> None:
     assert value("numeric", "It is 46.", "46", extract="boxed") == 0
     assert value("numeric", r"\boxed{45} 46", "46", extract="whole") == 1
+    assert value("numeric", "The answer is simple. 46", "46", extract="stated") == 0
+    assert value("numeric", "The answer is 46. That answer is final. 47", "46", extract="stated") == 1
 
 
 def test_an_answer_that_is_not_one_number_fails_and_is_not_a_wrong_completion() -> None:
