@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_align import backends, embedded, launched, methods
-from mlx_align.config import RewardConfig, RunConfig
+from mlx_align.config import RunConfig
 from mlx_align.data import Dataset, load_dataset
 from mlx_align.engine.data import data_path
 from mlx_align.engine.launch import launch
@@ -22,8 +22,7 @@ from mlx_align.engine.tokenizer import load_tokenizer
 from mlx_align.errors import InterruptedRunError, UsageError, error_class
 from mlx_align.events import Event, RunFailed, RunStopped
 from mlx_align.hub import ModelSource, resolve_model
-from mlx_align.rewards import check_rows, make_specs
-from mlx_align.rewards.python import FUNCTION
+from mlx_align.rewards import anywhere, check_rows, make_specs
 from mlx_align.runs import RunDirectory, create
 from mlx_align.settings import Resolved, gather, resolve
 
@@ -42,7 +41,8 @@ def prepare(resolved: Resolved) -> RunDirectory:
     source = resolve_model(config.model.path, config.model.revision)
     dataset = _dataset(config)
     _check_start(config)
-    config = config.model_copy(update={"rewards": tuple(map(_anywhere, config.rewards))})
+    rewards = tuple(one.model_copy(update=anywhere(one.model_dump())) for one in config.rewards)
+    config = config.model_copy(update={"rewards": rewards})
     env = {
         **_model_facts(source),
         "data": str(data_path(config).resolve()),
@@ -84,14 +84,6 @@ def _dataset(config: RunConfig) -> Dataset:
     specs = make_specs([reward.model_dump() for reward in config.rewards])
     check_rows(specs, [*dataset.train, *dataset.valid])
     return dataset
-
-
-def _anywhere(reward: RewardConfig) -> RewardConfig:
-    """The same reward with its file by an absolute path: a run may be resumed from another folder."""
-    if (named := FUNCTION.fullmatch(reward.name)) is None:
-        return reward
-    file = Path(named["file"]).expanduser().resolve()
-    return reward.model_copy(update={"name": f"{file}:{named['function']}"})
 
 
 def _check_start(config: RunConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import NoReturn
 from mlx_align import __version__, backends
 from mlx_align.backends.base import ALONE, Backend, Objective, Policy, World
 from mlx_align.config import RunConfig
-from mlx_align.data import ChatTokenizer, Dataset, load_dataset
+from mlx_align.data import ChatTokenizer, Dataset, Example, load_dataset
 from mlx_align.digests import ADAPTER, MODEL, Digests
 from mlx_align.engine.data import RunData, fingerprint
 from mlx_align.engine.evaluation import spread
@@ -24,13 +25,13 @@ from mlx_align.engine.ranks import SharedControl, agree, settle, together
 from mlx_align.engine.reference import Reference
 from mlx_align.engine.reference_cache import ReferenceCache, Trouble, policy_digest
 from mlx_align.engine.reporter import Reporter
-from mlx_align.engine.rollouts import Judges, RolloutData, Sampler
+from mlx_align.engine.rollouts import Judges, RolloutData, Sampler, sources
 from mlx_align.engine.state import TrainerState, Window
 from mlx_align.engine.tokenizer import load_tokenizer
 from mlx_align.engine.trainer import Outcome, Trainer
 from mlx_align.errors import AlignError, DataError, InterruptedRunError, UsageError
 from mlx_align.events import RunFinished, RunStarted, RunStopped
-from mlx_align.rewards import Scorer, Tools, make_specs
+from mlx_align.rewards import Scorer, Spec, Tools, make_specs
 from mlx_align.runs import STOP, Checkpoints, RunDirectory, Saved
 from mlx_align.runs.atomic import write_json
 from mlx_align.runs.checkpoints import export_adapter
@@ -76,9 +77,10 @@ class Session:
             settle(self.run, self.world)
             backend = backends.create(self.config.backend)
             tokenizer = load_tokenizer(Path(self.run.env()["model_folder"]))
-            data = self._data(backend, tokenizer, held)
-            self._preflight(backend, data)
+            train, valid = self._rows(tokenizer)
+            self._preflight(backend, train, valid)
             weights = self._weights()
+            data = self._data(backend, tokenizer, train, valid, held)
             policy = self._policy(backend)
             policy.join(self.world)
         self._same_on_all_ranks(policy, weights)
@@ -113,30 +115,40 @@ class Session:
 
     # Preparing
 
-    def _data(self, backend: Backend, tokenizer: ChatTokenizer, held: ExitStack) -> Feed:
-        config, objective = self.config, objective_of(self.config)
-        dataset = self._dataset(objective)
+    def _rows(self, tokenizer: ChatTokenizer) -> tuple[Sequence[Example], Sequence[Example]]:
+        """The rows to train on, and those that are held out."""
+        config = self.config
+        dataset = self._dataset(objective_of(config))
         self.report.phase("preparing", dataset.description)
         train, valid = tokenized(config, dataset, tokenizer)
         self._same(
             "tokens_fingerprint",
             fingerprint(train.examples + valid.examples),
             "the same rows give other tokens than when this run began",
+            self.run.env()["model_folder"],
             "The tokenizer or its chat template has changed (some write the date): start a new run.",
         )
         if self.resumed is None:
             tell_findings(self.report, config, dataset, train, valid)
-        held_out = spread(valid.examples, config.eval.rows)
+        return train.examples, spread(valid.examples, config.eval.rows)
+
+    def _data(
+        self,
+        backend: Backend,
+        tokenizer: ChatTokenizer,
+        train: Sequence[Example],
+        valid: Sequence[Example],
+        held: ExitStack,
+    ) -> Feed:
+        config, objective = self.config, objective_of(self.config)
         if objective.method.rows == "prompt":
             self._refuse_ranks(config.method.name)
             judges, sampler = Judges(backend, tokenizer), Sampler(tokenizer, config.sampling)
             specs = make_specs([reward.model_dump() for reward in config.rewards])
+            self._same_rewards(specs)
             scorer = held.enter_context(Scorer(specs, Tools(judges.open)))
-            return RolloutData(
-                train.examples, held_out, config, objective, sampler, scorer, self.report, judges
-            )
-        world = self.world
-        data = RunData(train.examples, held_out, config.train, objective, world.rank, world.size)
+            return RolloutData(train, valid, config, objective, sampler, scorer, self.report, judges)
+        data = RunData(train, valid, config.train, objective, self.world.rank, self.world.size)
         if self.resumed is None and (oversized := data.oversized):
             text = (
                 f"{len(oversized)} rows are longer than train.tokens_per_batch = "
@@ -171,11 +183,12 @@ class Session:
                 hint="Start it without mlx.launch.",
             )
 
-    def _preflight(self, backend: Backend, data: Feed) -> None:
+    def _preflight(self, backend: Backend, train: Sequence[Example], valid: Sequence[Example]) -> None:
         """Refuse what will not fit before its weights are read; a run that has begun is only warned."""
         folder = Path(self.run.env()["model_folder"])
         try:
-            planner = Planner.of(backend, folder, data.train, data.valid, data.objective, self.world.size)
+            objective = objective_of(self.config)
+            planner = Planner.of(backend, folder, train, valid, objective, self.world.size)
             if planner is not None:
                 otherwise = self.config.guard.memory if self.resumed is None else "warn"
                 preflight(planner, self.config, self.report, otherwise)
@@ -183,12 +196,22 @@ class Session:
             text = f"The run's memory could not be planned: {error.message}."
             self.report.alert("not-planned", text, level="info")
 
-    def _same(self, name: str, value: str, changed: str, hint: str) -> None:
-        """Note a fact about the model's folder in env.json, or refuse a resume for which it is another."""
+    def _same(self, name: str, value: str, changed: str, where: str, hint: str) -> None:
+        """Note a fact in env.json, or refuse a resume for which it is another."""
         env = self.run.env()
         if env.setdefault(name, value) != value:
-            raise DataError(changed, where=env["model_folder"], hint=hint)
+            raise DataError(changed, where=where, hint=hint)
         write_json(self.run.path / "env.json", env)
+
+    def _same_rewards(self, specs: Sequence[Spec]) -> None:
+        for source in sources(specs, self._digests):
+            self._same(
+                f"reward_fingerprint: {source.reward}",
+                source.digest,
+                f"what the reward '{source.reward}' is computed by has changed since this run began",
+                str(source.path),
+                "Put it back as it was, or start a new run.",
+            )
 
     def _weights(self) -> str:
         """The digest of the base model's weights, which a resume must find as they were."""
@@ -203,6 +226,7 @@ class Session:
             "weights_fingerprint",
             digest,
             "the model's weights or its config.json have changed since this run began",
+            str(folder),
             "Put the model back as it was, or start a new run.",
         )
         return digest

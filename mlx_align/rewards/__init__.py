@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlx_align.rewards.base import Generate, OpenJudge, Options, Reward, RewardError, Sampled, Tools
 from mlx_align.rewards.registry import REWARDS, get
 from mlx_align.rewards.scoring import Failure, Scored, Scorer
-from mlx_align.rewards.specs import Rewarded, Spec, check_rows, make_specs, parse_reward
+from mlx_align.rewards.specs import Rewarded, Spec, anywhere, check_rows, make_specs, parse_reward
 
 __all__ = [
     "REWARDS",
@@ -21,6 +21,7 @@ __all__ = [
     "Scorer",
     "Spec",
     "Tools",
+    "anywhere",
     "check_rows",
     "get",
     "make_specs",

@@ -48,6 +48,10 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def anywhere(self) -> dict[str, str]:
+        """The options that name a file or a folder, by absolute paths."""
+        return {}
+
 
 Outcome = float | RewardError
 """The value of one completion, or why there is none."""

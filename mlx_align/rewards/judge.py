@@ -8,15 +8,20 @@ and not obeyed. That helps; it makes no small model immune.
 from __future__ import annotations
 
 import hashlib
+import os.path
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import Field
 
 from mlx_align.data.answers import after_thought
 from mlx_align.errors import UsageError
 from mlx_align.rewards.base import Generate, Options, Outcome, Reward, RewardError, Running, Sampled, Tools
+
+BASE = "base"
+"""The judge that is the trained model itself, as it was when the run began."""
 
 _NUMBER = r"[-+]?\d{1,6}(?:\.\d{1,6})?"
 _SCORE = re.compile(
@@ -53,7 +58,7 @@ class JudgeOptions(Options):
     """The judge and what it goes by."""
 
     model: str = Field(
-        default="base",
+        default=BASE,
         min_length=1,
         description="'base' (the model in training, its adapter off), a local folder or a Hugging Face id",
     )
@@ -64,6 +69,12 @@ class JudgeOptions(Options):
     )
     scale: float = Field(default=10.0, gt=0, description="the most points; the value is the points over this")
     max_tokens: int = Field(default=256, ge=1, description="longest reply of the judge, in tokens")
+
+    def anywhere(self) -> dict[str, str]:
+        """The model, by its whole path if it is a folder here."""
+        folder = Path(os.path.expanduser(self.model))
+        here = self.model != BASE and folder.is_dir()
+        return {"model": str(folder.resolve()) if here else self.model}
 
 
 def conversation(sampled: Sampled, options: JudgeOptions) -> list[dict[str, str]]:

@@ -7,8 +7,9 @@ row's other columns, `tokens` the completion's length and `truncated` whether it
 stand for those that are not used. A function is only ever run because it was named: `--reward
 file.py:function`, or `name = "file.py:function"` in a [[rewards]] table.
 
-It runs in a process of its own, without the engine's environment and with limits on time and memory. That
-keeps its mistakes from the run; it is no sandbox, for the file is its author's.
+It runs in a process of its own, with limits on time and memory, without the engine's environment and with an
+empty folder as its home, so that no token is at hand. That keeps its mistakes from the run; it is no sandbox,
+for the file is its author's: it may open any file of the same user by its absolute path, and use the network.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ class PythonOptions(Options):
         if not FUNCTION.fullmatch(function):
             raise ValueError(f"'{function}' is not file.py:function")
         return function
+
+    def anywhere(self) -> dict[str, str]:
+        """The function, by its file's whole path."""
+        return {"function": absolute(self.function)}
 
     @property
     def file(self) -> Path:

@@ -89,6 +89,17 @@ def make_specs(tables: Sequence[Mapping[str, Any]]) -> tuple[Spec, ...]:
     return specs
 
 
+def anywhere(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a [[rewards]] table to replace for a run that is resumed from another folder.
+
+    Raises:
+        UsageError: the table cannot be used; see `make_specs`.
+    """
+    (spec,) = make_specs([table])
+    paths = {"name": absolute(str(table["name"])), **spec.options.anywhere()}
+    return {key: path for key, path in paths.items() if key in table}
+
+
 def _reward_of(table: Mapping[str, Any]) -> Reward:
     name = str(table.get("name", ""))
     return get("python" if FUNCTION.fullmatch(name) else name)
@@ -122,6 +133,14 @@ def _bad_option(error: ValidationError, reward: Reward, where: str) -> ConfigErr
     )
 
 
+def _remedy(rows: Sequence[Rewarded], *, all_of_them: bool) -> str:
+    if not all_of_them:
+        return "Remove these rows, or choose another reward with --reward."
+    if all({"chosen", "rejected"} <= row.extra.keys() for row in rows):
+        return "These are pairs of answers: train on them with orpo, dpo or simpo."
+    return "Give the rows an 'answer', or choose another reward with --reward."
+
+
 def check_rows(specs: Iterable[Spec], rows: Sequence[Rewarded]) -> None:
     """Refuse rows that a reward cannot be computed for, before anything is sampled.
 
@@ -140,5 +159,5 @@ def check_rows(specs: Iterable[Spec], rows: Sequence[Rewarded]) -> None:
                 f"the reward '{spec.label}' cannot be computed: the row {missing}"
                 f" ({len(lacking)} of {len(rows)} rows are like that)",
                 where=name,
-                hint="Remove these rows, or choose another reward with --reward.",
+                hint=_remedy(rows, all_of_them=len(lacking) == len(rows)),
             )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
+import resource
+import select
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +22,7 @@ from tests.conftest import ROOT
 from tests.rewarded import sampled
 
 REWARDS = '''\
-import os, signal, sys, threading
+import os, re, signal, sys, threading
 
 
 def faulty(completion, *, prompt, answer, row, tokens, truncated):
@@ -95,6 +99,9 @@ FAULTS = {
     "descriptors": lambda: os.closerange(0, 64), "reply": replies_itself, "flood": replies_without_end,
     "fork": os.fork, "fork-hang": forks_and_hangs, "recurse": recurses,
     "memory": lambda: bytearray(64 << 30),
+    "hang-regex": lambda: re.match("(a+)+$", "a" * 64 + "b"),
+    "engine": lambda: open(f"/proc/{os.getppid()}/environ").read(),
+    "home": lambda: (_ for _ in ()).throw(ValueError(repr(os.listdir(os.path.expanduser("~"))))),
     "environment": lambda: (_ for _ in ()).throw(ValueError(" ".join(sorted(os.environ)))),
 }
 '''
@@ -111,6 +118,7 @@ FAILURES = {
     "abort": "its process was ended by SIGABRT",
     "hang": f"was not done after {SECONDS:g} seconds",
     "hang-deaf": f"was not done after {SECONDS:g} seconds",
+    "hang-regex": f"was not done after {SECONDS:g} seconds",
     "hang-stopped": f"was not done after {SECONDS:g} seconds",
     "descriptors": "its process ",
     "reply": "what came back is not the reply",
@@ -217,6 +225,64 @@ def test_no_secret_is_in_its_environment(own_file: Path, monkeypatch: pytest.Mon
     assert set(seen) <= {"PATH", "LANG", "HOME", "LC_CTYPE", "__CF_USER_TEXT_ENCODING"}
 
 
+def test_its_home_is_empty(scorer: Scorer) -> None:
+    (failure,) = score(scorer, "home").failures
+    assert failure.message.startswith("ValueError: [] (")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows another process's environment")
+def test_the_engines_environment_cannot_be_read(scorer: Scorer) -> None:
+    get_dumpable = 3
+    assert ctypes.CDLL(None).prctl(get_dumpable, 0, 0, 0, 0) == 0
+    if os.getuid():  # root may read all
+        (failure,) = score(scorer, "engine").failures
+        assert failure.message.startswith("PermissionError: ")
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(os.listdir("/dev/fd"))
+
+
+def test_a_process_that_cannot_be_started_again_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "mine.py").write_text(REWARDS, encoding="utf-8")
+    with scorer_of(folder / "mine.py", MINUTES) as scorer:
+        score(scorer, "die")
+        before = descriptors()
+        folder.rename(tmp_path / "moved")
+        (failure,) = score(scorer, "ab").failures
+        assert failure.message.startswith("it could not be started again: its process could not be started: ")
+        assert descriptors() == before
+        (tmp_path / "moved").rename(folder)
+        assert score(scorer, "ab").values[0, 0] == 2
+
+
+@pytest.mark.parametrize("spare", range(5))
+def test_too_few_descriptors_are_named(
+    scorer: Scorer, spare: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far the start comes, what it has opened is closed, and its home removed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    score(scorer, "die")
+    before = descriptors()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(spare)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(held, default=3) + 1, limits[1]))
+    try:
+        for descriptor in held:
+            os.close(descriptor)
+        scored = score(scorer, "ab")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    (failure,) = scored.failures
+    assert "could not be started: [Errno 24]" in failure.message
+    assert descriptors() == before
+    assert list(tmp_path.iterdir()) == []
+    assert score(scorer, "ab").values[0, 0] == 2
+
+
 def test_a_file_that_no_longer_loads_fails_every_completion_and_can_be_mended(
     scorer: Scorer, own_file: Path
 ) -> None:
@@ -231,18 +297,25 @@ def test_a_file_that_no_longer_loads_fails_every_completion_and_can_be_mended(
     assert score(scorer, "ab").values[0, 0] == 2
 
 
-def test_an_engine_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+HANGS = ["while True: pass", pytest.param("re.match('(a+)+$', 'a' * 64 + 'b')", marks=LINUX)]
+"""In Python, and in C code that keeps the interpreter's lock."""
+
+
+@pytest.mark.parametrize("hang", HANGS)
+def test_an_engine_that_is_killed_leaves_no_process_behind(tmp_path: Path, hang: str) -> None:
     """The hanging function holds a FIFO open for writing; its end is the end of the process."""
     os.mkfifo(tmp_path / "alive")
     (tmp_path / "mine.py").write_text(
         textwrap.dedent(
             f"""
+            import re
+
             def hangs(completion, **rest):
                 held = open({str(tmp_path / "alive")!r}, "w")
                 held.write("here")
                 held.flush()
-                while True:
-                    pass
+                {hang}
             """
         ),
         encoding="utf-8",
@@ -255,9 +328,11 @@ def test_an_engine_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> No
             f"{tmp_path}/mine.py:hangs",
         ],
         cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # the empty home is left behind
     )
     with (tmp_path / "alive").open() as alive:
         assert alive.read(4) == "here"
         engine.send_signal(signal.SIGKILL)
         engine.wait()
+        assert select.select([alive], [], [], MINUTES)[0], "the process is still there"
         assert alive.read() == ""

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from mlx_align.errors import SandboxMissingError
 from mlx_align.rewards.base import RewardError
@@ -44,9 +45,7 @@ def run(source: str, stdin: bytes = b"", limits: Limits | None = None) -> Outcom
         SandboxMissingError: there is no sandbox on this system.
     """
     limits = limits or Limits()
-    with tempfile.TemporaryFile() as file:
-        file.write(stdin)
-        file.seek(0)
+    with _readable(stdin) as file:
         until = time.monotonic() + limits.wall_seconds
         with launch(
             "program", source, limits, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -59,6 +58,14 @@ def run(source: str, stdin: bytes = b"", limits: Limits | None = None) -> Outcom
                 code = None
             sandboxed.check_started(said["stderr"])
     return Outcome(said["stdout"], said["stderr"], code)
+
+
+def _readable(content: bytes) -> BinaryIO:
+    """A file without a name that can only be read, so that a program cannot fill the disk through it."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        return open(file.name, "rb")
 
 
 @functools.cache

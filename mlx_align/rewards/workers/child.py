@@ -1,18 +1,20 @@
 """The other side of `process.Child`: one function of one file, asked through a pipe.
 
-    python -I -B child.py FILE FUNCTION REQUESTS REPLIES MEMORY
+    python -I -B child.py FILE FUNCTION REQUESTS REPLIES MEMORY ENGINE
 
-REQUESTS and REPLIES are descriptors of pipes with a JSON object a line, MEMORY is in MiB. Nothing of ours is
-imported here, so that this process holds nothing worth taking.
+REQUESTS and REPLIES are descriptors of pipes with a JSON object a line, MEMORY is in MiB, ENGINE is the
+process that asks. Nothing of ours is imported here, so that this one holds nothing worth taking.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
 import queue
 import resource
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -23,13 +25,17 @@ from typing import Any
 MESSAGE = 400
 """Longest text of an exception that is passed on, in characters."""
 
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+"""Options of Linux's prctl; see its manual."""
+
 Function = Callable[..., Any]
 
 
 def main(arguments: list[str]) -> None:
     """Load the function, say so, and answer requests until they end."""
     file, name = arguments[0], arguments[1]
-    requests, replies, memory = map(int, arguments[2:])
+    requests, replies, memory, engine = map(int, arguments[2:])
+    _bind(engine)
     _limit(memory)
     waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, waiting), daemon=True).start()
@@ -44,6 +50,16 @@ def main(arguments: list[str]) -> None:
         _reply(replies, {"id": request["id"], **_answer(function, request["arguments"], file)})
 
 
+def _bind(engine: int) -> None:
+    """On Linux, end with the thread that started this process and keep its memory from others of the user."""
+    if sys.platform == "linux":
+        prctl = ctypes.CDLL(None).prctl
+        prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+        if os.getppid() != engine:  # it ended before it could be bound to
+            os._exit(0)
+
+
 def _limit(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
@@ -53,7 +69,11 @@ def _limit(memory: int) -> None:
 
 
 def _listen(requests: int, waiting: queue.SimpleQueue[bytes]) -> None:
-    """Take requests as they come. When they end, the engine has ended, however busy the function may be."""
+    """Take requests as they come. When they end, the engine has ended, and so does this process.
+
+    That works while the function runs Python. A call into C that never gives up the interpreter's lock stops
+    this thread too: then `_bind` ends the process on Linux, and elsewhere it lives until the call is over.
+    """
     with os.fdopen(requests, "rb") as lines:
         for line in lines:
             waiting.put(line)

@@ -2,10 +2,17 @@
 
 What the function prints goes nowhere: requests and replies have pipes of their own, so a gigabyte on stdout
 can neither break the protocol nor fill memory.
+
+It runs as the same user, so what it can take is limited and no more than that. It is not given the engine's
+environment and, on Linux, cannot read that or its memory under /proc either, unless it runs as root; its home
+is an empty folder. It can still open every file of that user by its absolute path, look into the user's other
+processes (the shell that the engine was started from), and use the network.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import json
 import os
 import select
@@ -13,13 +20,16 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 CHILD = Path(__file__).with_name("child.py")
-VARIABLES = ("PATH", "LANG", "HOME")
+VARIABLES = ("PATH", "LANG")
 """What a scoring process sees of the environment, which may hold tokens and keys."""
+PR_SET_DUMPABLE = 4
+"""An option of Linux's prctl; see its manual."""
 
 REPLY = 64 << 10
 """Longest reply, in bytes: a number or a message. More is not ours."""
@@ -36,6 +46,9 @@ class ChildError(Exception):
 class Child:
     """A process that has loaded one function.
 
+    It ends with the engine, however busy it is. On Linux it ends with the thread that made it; elsewhere a
+    call into C that keeps the interpreter's lock must be over first.
+
     Args:
         file: the Python file, absolute.
         function: its name there.
@@ -43,36 +56,45 @@ class Child:
         seconds: limit on loading the file.
 
     Raises:
-        ChildError: the file cannot be loaded; the process has ended.
+        ChildError: the process cannot be started, or the file not be loaded; nothing is left open.
     """
 
     def __init__(self, file: Path, function: str, *, memory: int, seconds: float) -> None:
-        theirs_in, self._requests = os.pipe()
-        self._replies, theirs_out = os.pipe()
         self._buffer = b""
         self._asked = 0
-        command = [sys.executable, "-I", "-B", str(CHILD), str(file), function]
-        try:
+        _hide()
+        with ExitStack() as stack:  # closes what is open where it cannot be used
+            try:
+                self._start([str(file), function], file.parent, memory, stack)
+            except OSError as error:
+                raise ChildError(f"its process could not be started: {error}") from None
+            self._loaded(time.monotonic() + seconds, seconds)
+            self._open = stack.pop_all()
+
+    def _start(self, named: list[str], folder: Path, memory: int, stack: ExitStack) -> None:
+        """Begin the process; the stack ends it and closes what belongs to it."""
+        with ExitStack() as theirs:
+            requests, self._requests = os.pipe()
+            theirs.callback(os.close, requests)
+            stack.callback(os.close, self._requests)
+            self._replies, replies = os.pipe()
+            theirs.callback(os.close, replies)
+            stack.callback(os.close, self._replies)
+            home = stack.enter_context(TemporaryDirectory(prefix="reward-home-", ignore_cleanup_errors=True))
+            numbers = map(str, (requests, replies, memory, os.getpid()))
             self._process = subprocess.Popen(
-                [*command, str(theirs_in), str(theirs_out), str(memory)],
+                [sys.executable, "-I", "-B", str(CHILD), *named, *numbers],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                cwd=file.parent,
-                env={name: os.environ[name] for name in VARIABLES if name in os.environ},
-                pass_fds=(theirs_in, theirs_out),
+                cwd=folder,
+                env={name: os.environ[name] for name in VARIABLES if name in os.environ} | {"HOME": home},
+                pass_fds=(requests, replies),
                 start_new_session=True,  # to be ended together with all that it starts
             )
-        finally:
-            os.close(theirs_in)
-            os.close(theirs_out)
+            stack.callback(self._end)
         for descriptor in (self._requests, self._replies):
             os.set_blocking(descriptor, False)
-        try:
-            self._loaded(time.monotonic() + seconds, seconds)
-        except BaseException:
-            self.kill()
-            raise
 
     def _loaded(self, deadline: float, seconds: float) -> None:
         try:
@@ -103,13 +125,12 @@ class Child:
 
     def kill(self) -> None:
         """End the process and those that it started and did not set apart; harmless when repeated."""
+        self._open.close()
+
+    def _end(self) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        for descriptor in (self._requests, self._replies):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._requests = self._replies = -1
 
     def _write(self, rest: bytes, deadline: float) -> None:
         while rest:
@@ -161,3 +182,13 @@ class Child:
         if code < 0:
             return ChildError(f"its process was ended by {signal.Signals(-code).name}")
         return ChildError(f"its process ended with exit code {code}")
+
+
+@functools.cache
+def _hide() -> None:
+    """Keep this process's environment and memory from others of the same user, for as long as it lives.
+
+    Only Linux shows them. Debuggers and profilers that attach from outside then need to be root.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -195,3 +195,17 @@ def test_a_value_beside_which_others_vanish_is_a_failure(tmp_path: Path) -> None
     assert scored.total[0] == 2000.0
     assert [failure.index for failure in scored.failures] == [1, 2]
     assert "too large" in scored.failures[1].message
+
+
+@pytest.mark.parametrize(
+    ("extra", "remedy"),
+    [({"chosen": "a", "rejected": "b"}, "orpo, dpo or simpo"), ({}, "Give the rows an 'answer'")],
+)
+def test_where_no_row_has_an_answer_the_remedy_is_not_to_remove_them(
+    extra: dict[str, Any], remedy: str
+) -> None:
+    rows = [Row(f"rows.jsonl:{n}", (Message(role="user", content="?"),), (), extra=extra) for n in (1, 2)]
+    with pytest.raises(DataError, match="2 of 2") as error:
+        check_rows(make_specs([{"name": "numeric"}]), rows)
+    assert error.value.hint is not None
+    assert remedy in error.value.hint

@@ -65,6 +65,11 @@ def test_a_program_reads_and_prints() -> None:
     assert sandbox.run("print(input()[::-1])", "añb\n".encode()) == sandbox.Outcome("bña\n".encode(), b"", 0)
 
 
+def test_what_a_program_reads_cannot_be_written() -> None:
+    outcome = sandbox.run("import os\nos.write(0, b'x')", b"text")
+    assert b"[Errno 9] Bad file descriptor" in outcome.stderr
+
+
 def test_a_program_that_fails_says_why() -> None:
     outcome = sandbox.run("import sys\nraise SystemExit(7) if sys.stdin.read() else KeyError('k')")
     assert outcome.code == 1
