@@ -28,7 +28,7 @@ class Mutation:
 
 
 LOSSES = "tests/unit/methods/test_losses.py"
-GRPO = "tests/unit/methods/test_grpo.py"
+GRPO = "tests/unit/methods/test_grpo_loss.py"
 INVARIANCE = "tests/property/test_invariance.py"
 FORWARD = "tests/unit/backends/test_mlx_forward.py"
 MUTATIONS = {
