@@ -20,10 +20,7 @@ from mlx_align_cli.display.answers import Comparison, comparisons, example_promp
 from mlx_align_cli.display.text import clean, duration, one_line, plural
 from mlx_align_cli.naming import program, run_word, short_path
 
-NO_CHANGE = (
-    "finished, but no evaluation was better than the start: this adapter changes nothing."
-    " Try a smaller optim.lr."
-)
+NO_CHANGE = "finished, but no evaluation was better than the start: this adapter changes nothing."
 PROMPTS = 5
 """How many prompts are shown with their answers."""
 ANSWER_LINES = 6
@@ -82,8 +79,8 @@ def outcome(state: RunState) -> Text:
     """One line on how it ended."""
     took = duration(facts.pace(state).elapsed)
     match state.end:
-        case RunFinished() if facts.changes_nothing(state):
-            return Text(f"! {NO_CHANGE}", style="bold yellow")
+        case RunFinished() if trouble(state):
+            return Text(f"! {trouble(state)}", style="bold yellow")
         case RunFinished() as end:
             best = f"; the adapter is step {end.best_step:,}, the best" if end.best_step is not None else ""
             why = f" ({clean(end.reason)})" if end.reason not in ("", "completed") else ""
@@ -95,6 +92,19 @@ def outcome(state: RunState) -> Text:
             step = max(end.step, state.step)  # the engine counts a step only when it is done with it
             return Text(f"✗ failed at step {step:,} after {took}", style="bold red")
     return Text("")
+
+
+def trouble(state: RunState) -> str | None:
+    """Why a finished run has taught nothing, and what may help; None if it has taught something."""
+    rollouts = list(state.rollouts)
+    if rollouts and all(rollout.reward.mean is None for rollout in rollouts):
+        return "finished, but no completion could be scored: nothing was learnt. The alerts say why."
+    if rollouts and all(rollout.no_signal == 1.0 for rollout in rollouts):
+        text = "finished, but in no group did the rewards differ: nothing was learnt."
+        return f"{text} Try other prompts, or another reward."
+    if not facts.changes_nothing(state):
+        return None
+    return f"{NO_CHANGE} Try {'more steps, or another' if rollouts else 'a smaller'} optim.lr."
 
 
 def next_lines(run: RunDirectory, state: RunState, width: int, *, look_back: bool = True) -> list[str]:
@@ -109,7 +119,7 @@ def next_lines(run: RunDirectory, state: RunState, width: int, *, look_back: boo
     name = run_word(run)
     if isinstance(state.end, RunStopped):
         return ["", "Go on with", *_indented([f"{program()} runs resume {name}"], width)]
-    if not isinstance(state.end, RunFinished) or facts.changes_nothing(state):
+    if not isinstance(state.end, RunFinished) or trouble(state):
         return []
     adapter = adapter_path(run)
     *commands, back = facts.next_commands(name, adapter, run.env(), example_prompt(state))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from example_run import FINISHED, TOTAL, make_run, state_of
@@ -18,14 +19,16 @@ from mlx_align.events import (
     Phase,
     RewardFacts,
     Rollout,
+    RunFinished,
     RunStarted,
+    RunState,
     Sample,
     Scored,
     Step,
 )
 from mlx_align_cli.display.listing import headline
 from mlx_align_cli.display.plain import PlainDisplay
-from mlx_align_cli.display.report import report
+from mlx_align_cli.display.report import next_lines, outcome, report
 from mlx_align_cli.display.screen import screen
 
 
@@ -168,3 +171,27 @@ def test_only_methods_that_sample_speak_of_rewards(cli) -> None:
     refused = cli("orpo", "--dry-run", "--reward", "numeric")
     assert refused.code == 2
     assert "no meaning for orpo" in refused.err
+
+
+# How it ended
+
+
+def ended(*, best_step: int | None = TOTAL, **changed: Any) -> RunState:
+    """A run whose rollouts were all like this."""
+    events = [event.model_copy(update=changed) if isinstance(event, Rollout) else event for event in story()]
+    end = RunFinished(step=TOTAL, reason="completed", adapter="adapter", best_step=best_step)
+    return state_of([*events, end])
+
+
+def test_a_run_that_learnt_nothing_says_why() -> None:
+    assert outcome(ended()).plain.startswith("✓")
+    unscored = ended(reward=RewardFacts(mean=None, std=None, failed=64))
+    assert "no completion could be scored" in outcome(unscored).plain
+    assert "in no group did the rewards differ" in outcome(ended(no_signal=1.0)).plain
+    assert "more steps" in outcome(ended(best_step=0)).plain
+
+
+def test_what_has_taught_nothing_is_not_offered_to_be_tried(tmp_path: Path) -> None:
+    run = make_run(tmp_path, story())
+    assert next_lines(run, ended(), 80)
+    assert next_lines(run, ended(no_signal=1.0), 80) == []
