@@ -98,9 +98,14 @@ def _sweep(result: Result) -> str:
             )
     if not lines:
         return ""
+    prompts, vocabularies = (
+        " and ".join(f"{number:,}" for number in sorted({cell[group][key] for cell in cells}))
+        for group, key in (("lengths", "prompt"), ("shape", "vocab"))
+    )
     head = [
-        "A sweep with a smaller body: prompts of 50, 200 and 1,000 tokens, V = 16k and 152k, checkpointing "
-        "off and on (ours against the peer; memory as a share of the peer's):",
+        f"A sweep with a smaller body, as far as it has been measured: prompts of {prompts} tokens, "
+        f"V = {vocabularies}, checkpointing off and on (ours against the peer; memory as a share of the "
+        "peer's):",
         "",
         "| | | cells | slowest | median | fastest | least memory | most |",
         "|---" * 8 + "|",
