@@ -285,6 +285,8 @@ class Policy(Protocol):
     ) -> list[list[Generation]]:
         """Continue prompts, each read once and all of its samples decoded together.
 
+        Only where there are more samples than a backend decodes side by side is a prompt read again for them.
+
         Args:
             prompts: token ids, at least one a prompt.
             sampling: how tokens are chosen.
@@ -292,7 +294,7 @@ class Policy(Protocol):
             samples: continuations of each prompt.
             ended: asked after every other token whether the completion is over.
             seed: with the numbers of prompt and sample it seeds what is drawn; other sequences, and how many
-                of them are decoded side by side, make no difference.
+                of them are decoded side by side, change no random number.
 
         Returns:
             For each prompt its continuations.

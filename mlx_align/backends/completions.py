@@ -1,7 +1,7 @@
 """Sampled completions while they grow: what the backends share.
 
 Nothing here depends on the framework, not even what is random: one number in [0, 1) for each token is drawn
-on the host, so a sequence comes out the same whatever is decoded beside it, and on any backend.
+on the host, the same whatever is decoded beside it, and on any backend.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class Sampled:
 
     Attributes:
         prompt: the prompt as the model read it, chat template included.
-        completion: what the model answered, without special tokens.
+        completion: what the model answered, without the stop token that ended it.
         answer: the row's right answer, None where it has none.
         row: the row's other columns.
         tokens: length of the completion, the stop token included.
@@ -63,7 +63,7 @@ The conversations quote prompts and completions, which may contain the judge's s
 lends the model must see to it that they are read as text."""
 
 OpenJudge = Callable[[str, int], Generate]
-"""(model, longest answer in tokens) -> that model as a judge; "base" is the policy with its adapter off."""
+"""(model, longest answer in tokens) -> that model as a judge; "base" is the policy as the run began."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class JudgeOptions(Options):
     model: str = Field(
         default=BASE,
         min_length=1,
-        description="'base' (the model in training, its adapter off), a local folder or a Hugging Face id",
+        description="'base' (the model in training, as the run began), a local folder or a Hugging Face id",
     )
     rubric: str = Field(
         default="The answer is correct, helpful, and as short as it can be.",
