@@ -59,7 +59,7 @@ def screen(
     """
     parts: list[list[RenderableType]] = [[header(state)], [progress(state, now)]]
     if len(state.steps) or len(state.evals):
-        parts += [[metrics(state, width - 4, rows=max(FEWEST, height - AROUND))], [vitals(state)]]
+        parts += [[metrics(state, width - 4, rows=max(FEWEST, height - AROUND))], [vitals(state, width - 4)]]
     if height >= TALL and state.end is None:
         parts.append(extremes(state, width - 4) or example(state, width - 4))
     parts.append([alert_line(alert) for alert in facts.recent_alerts(state)])
@@ -171,8 +171,8 @@ def _verdict(row: facts.MetricRow) -> str:
     return "green" if (row.now - row.before) * BETTER_WHEN[row.key] > 0 else "red"
 
 
-def vitals(state: RunState) -> Text:
-    """Learning rate, gradient norm, speed and memory on one line."""
+def vitals(state: RunState, width: int) -> Text:
+    """Learning rate, gradient norm, speed and memory on one line; what does not fit is left out whole."""
     parts = []
     last = state.steps.last()
     if last is not None:
@@ -191,6 +191,8 @@ def vitals(state: RunState) -> Text:
     skipped = sum(step.skipped for step in state.steps)
     if skipped:
         parts.append(f"{plural(skipped, 'update')} skipped")
+    while len(parts) > 1 and len(" · ".join(parts)) > width:
+        parts.pop()
     return Text(" · ".join(parts), style="dim", no_wrap=True, overflow="ellipsis")
 
 

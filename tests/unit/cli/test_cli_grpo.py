@@ -88,6 +88,12 @@ def test_the_screen_fits(width: int, height: int) -> None:
     assert max(map(cell_len, lines)) <= width
 
 
+@pytest.mark.parametrize("width", [50, 60, 70, 80, 90])
+def test_no_figure_is_cut_in_the_last_line(width: int) -> None:
+    (line,) = [line for line in drawn(width, 24) if "grad norm" in line]
+    assert "…" not in line
+
+
 def test_the_screen_shows_what_is_learnt_from() -> None:
     text = "\n".join(drawn(120, 40))
     for word in (
