@@ -34,11 +34,13 @@ class Forward:
         model: layers and head apart.
         shared: whether prompts may be read once for all their branches.
         vocabulary: V, for the size of a chunk.
+        lanes: how many parts of a batch may be at the head together, for the same.
     """
 
     model: SplitModel
     shared: bool
     vocabulary: int
+    lanes: int = 1
 
     def inputs(self, batch: Batch) -> Inputs:
         """What is read, from a batch with numpy arrays. One branch has nothing to share a prompt with."""
@@ -69,7 +71,7 @@ class Forward:
             self.model.logits if temperature == 1 else lambda x: self.model.logits(x) / temperature,
             self._features(inputs, batch.scored, width, held),
             batch.branch_ids.reshape(-1)[batch.scored],
-            chunk_positions(self.vocabulary),
+            chunk_positions(self.vocabulary, self.lanes),
             grad=grad,
         )
         grid = mx.zeros(n * width).at[batch.scored].add(logps).reshape(n, width)

@@ -14,7 +14,7 @@ from functools import partial
 from mlx_align.backends.base import Chunks, MemoryHabits, Work
 from mlx_align.backends.mlx.generation import SIDE_BY_SIDE
 from mlx_align.backends.mlx.lanes import cores
-from mlx_align.backends.mlx.selected import CHUNK_LEAST, chunk_positions
+from mlx_align.backends.mlx.selected import chunk_least, chunk_positions
 
 HEAD, HEAD_PLAIN = Chunks(own=6.0, before=4.0), Chunks(own=3.0, before=7.0)
 GATED = {
@@ -67,5 +67,5 @@ def _positions(vocabulary: int, rows: int, *, lanes: int) -> int:
 
     Lanes come to the head one after the other; but where chunks are long, about half of them are there.
     """
-    chunk = chunk_positions(vocabulary)
-    return chunk * (1 + min(lanes, rows)) // 2 if chunk == CHUNK_LEAST else chunk
+    chunk = chunk_positions(vocabulary, lanes)
+    return chunk * (1 + min(lanes, rows)) // 2 if chunk == chunk_least(lanes) else chunk

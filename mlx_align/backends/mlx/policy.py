@@ -84,7 +84,7 @@ class MlxPolicy:
         self._memory, self._divides, self._lanes = memory, lanes is not None, lanes or Lanes()
         dropouts = prepare(model)
         mx.eval(model.parameters())
-        reading = choose(model)
+        reading = choose(model, self._lanes.count)
         trouble = trouble_together(model)
         self._together = trouble is None
         self.notes = (*reading.notes, *([ONE_BY_ONE.format(trouble)] if trouble else []))

@@ -22,14 +22,19 @@ from mlx_align.backends.mlx.cpu import exp
 Head = Callable[[mx.array], mx.array]
 
 BLOCK = 64
-CHUNK_LOGITS, CHUNK_LEAST = 1 << 22, 64
-"""Logits in a chunk (16 MB in float32, of which a handful are alive at a time), and positions at the least: a
-matrix product with fewer rows wastes its other factor."""
+CHUNK_LOGITS, CHUNK_LEAST, CHUNK_ROWS = 1 << 22, 64, 16
+"""Logits in a chunk (16 MB in float32, of which a handful are alive at a time); positions at the least, in all
+lanes together and in one: a matrix product with fewer rows wastes its other factor."""
 
 
-def chunk_positions(vocabulary: int) -> int:
+def chunk_least(lanes: int) -> int:
+    """How many positions a chunk has at the least, where so many lanes may be at the head together."""
+    return max(CHUNK_ROWS, CHUNK_LEAST // lanes // CHUNK_ROWS * CHUNK_ROWS)
+
+
+def chunk_positions(vocabulary: int, lanes: int = 1) -> int:
     """How many positions make a chunk."""
-    return max(CHUNK_LEAST, CHUNK_LOGITS // vocabulary // 16 * 16)
+    return max(chunk_least(lanes), CHUNK_LOGITS // vocabulary // 16 * 16)
 
 
 def selected_logps(head: Head, features: mx.array, targets: mx.array, chunk: int, *, grad: bool) -> mx.array:

@@ -132,3 +132,9 @@ def test_a_chunk_is_bounded_by_the_vocabulary() -> None:
     assert chunk_positions(32_000) * 32_000 <= 1 << 22
     assert chunk_positions(1024) % 16 == 0
     assert chunk_positions(152_000) == chunk_positions(10**9) == 64
+
+
+def test_lanes_share_what_is_least() -> None:
+    """Two lanes at the head together have as many logits as one lane alone."""
+    assert [chunk_positions(152_000, lanes) for lanes in (1, 2, 3, 4, 16)] == [64, 32, 16, 16, 16]
+    assert chunk_positions(32_000, 2) == chunk_positions(32_000)
