@@ -23,8 +23,8 @@ Head = Callable[[mx.array], mx.array]
 
 BLOCK = 64
 CHUNK_LOGITS, CHUNK_LEAST, CHUNK_ROWS = 1 << 22, 64, 16
-"""Logits in a chunk (16 MB in float32, of which a handful are alive at a time); positions at the least, in all
-lanes together and in one: a matrix product with fewer rows wastes its other factor."""
+"""Logits in a chunk (16 MB in float32, of which a handful are alive at a time); positions at the least, in
+all lanes together and in one: a matrix product with fewer rows wastes its other factor."""
 
 
 def chunk_least(lanes: int) -> int:
