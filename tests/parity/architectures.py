@@ -54,13 +54,27 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mistral": {"model_type": "mistral", "sliding_window": None},  # mlx-lm ignores a window where it is set
 }
 
+MIXTURES: dict[str, dict[str, Any]] = {  # of experts; the exports have to know how each keeps them
+    name: {
+        "model_type": name,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": False,
+        "moe_intermediate_size": 48,
+        "shared_expert_intermediate_size": 48,
+    }
+    for name in ("qwen3_moe", "qwen2_moe", "olmoe")
+}
+# The first and third layer are dense.
+MIXTURES["qwen3_moe"] |= {"head_dim": 16, "decoder_sparse_step": 2, "norm_topk_prob": True}
+
 
 def build(name: str, folder: Path) -> Path:
     """Write a model folder as the hub has them, with the embedded model's tokenizer and template."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    facts = {**COMMON, **ARCHITECTURES[name]}
+    facts = {**COMMON, **(ARCHITECTURES | MIXTURES)[name]}
     kind = facts.pop("model_type")
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **facts), dtype=torch.float32)
