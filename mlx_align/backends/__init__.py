@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import cast
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from mlx_align import launched
 from mlx_align.backends.base import ALONE, Backend, BackendFactory, World
 from mlx_align.config import BackendConfig
+
+if TYPE_CHECKING:
+    from mlx_align.export.evidence import Reader
 
 
 def create(config: BackendConfig) -> Backend:
@@ -29,3 +33,13 @@ def join() -> World:
     if launched.rank() is None:
         return ALONE
     return cast(World, import_module("mlx_align.backends.mlx.world").join())
+
+
+def torch_reader(base: Path, adapter: Path | None = None) -> Reader:
+    """A model folder in the Hugging Face layout as transformers reads it, with a PEFT adapter or without one.
+
+    Raises:
+        UsageError: torch or peft is not installed, or transformers cannot load the model.
+        AlignError: peft cannot put this adapter on it.
+    """
+    return cast("Reader", import_module("mlx_align.backends.torch.readers").peft_reader(base, adapter))

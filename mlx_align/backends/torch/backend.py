@@ -68,7 +68,7 @@ class TorchBackend:
         self, model: Path, adapter: AdapterConfig, optim: OptimConfig | None, seed: int
     ) -> TorchPolicy:
         """Load a model folder and put an adapter on it."""
-        base = self._load(model)
+        base = self.load_model(model)
         if self._checkpointing == "layers":
             _checkpoint_layers(base)
         if adapter.start is not None:
@@ -79,11 +79,16 @@ class TorchBackend:
 
     def load_for_generation(self, model: Path, adapter: Path | None) -> TorchPolicy:
         """Load a model folder, with a saved adapter or without one."""
-        base = self._load(model)
+        base = self.load_model(model)
         attached = adapters.attach_saved(base, adapter) if adapter else None
         return TorchPolicy(base, attached, None, self.memory)
 
-    def _load(self, folder: Path) -> Any:
+    def load_model(self, folder: Path) -> Any:
+        """Load a model folder into transformers' own class, frozen.
+
+        Raises:
+            UsageError: transformers cannot load it, or weights are missing or not finite.
+        """
         _refuse_mlx_quantised(folder)
         try:
             model, info = AutoModelForCausalLM.from_pretrained(folder, **self._options(folder))
