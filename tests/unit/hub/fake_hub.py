@@ -1,7 +1,8 @@
-"""The part of the Hugging Face hub that fetching a model needs, on this machine."""
+"""The parts of the Hugging Face hub that fetching and uploading a model need, on this machine."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -19,15 +20,31 @@ class Repo:
 
     files: dict[str, bytes]
     gated: bool = False
+    private: bool = False
     revisions: tuple[str, ...] = ("main", COMMIT)
 
 
 @dataclass
 class FakeHub:
-    """A server of some repositories; `asked` has the paths of the files that were sent."""
+    """A server of some repositories.
+
+    Attributes:
+        repos: by name.
+        writers: token -> whose it is: who may make and change repositories under that name.
+        sent: the paths of the files that were sent.
+        commits: (repository, message) of what was uploaded.
+        large: what came the way of large files, which is for 1000 bytes and more.
+        vanishing: repositories that are gone as soon as they are made.
+        trouble: what a commit is refused with; None: it is taken.
+    """
 
     repos: dict[str, Repo]
+    writers: dict[str, str] = field(default_factory=dict)
     sent: list[str] = field(default_factory=list)
+    commits: list[tuple[str, str]] = field(default_factory=list)
+    large: list[bytes] = field(default_factory=list)
+    vanishing: set[str] = field(default_factory=set)
+    trouble: str | None = None
 
     def __enter__(self) -> FakeHub:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -87,7 +104,8 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 self._json([self._entry(path, data) for path, data in repo.files.items()])
             else:
                 siblings = [{"rfilename": path} for path in repo.files]
-                self._json({"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings, "tags": []})
+                facts = {"id": name, "modelId": name, "sha": COMMIT, "private": repo.private, "tags": []}
+                self._json({**facts, "siblings": siblings})
 
         def _entry(self, path: str, data: bytes) -> dict[str, Any]:
             return {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
@@ -106,8 +124,89 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 hub.sent.append(path)
             self._answer(200, data, {"ETag": f'"{digest}"', "X-Linked-Size": str(len(data))})
 
-        def _json(self, value: Any) -> None:
-            self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+        def do_PUT(self) -> None:
+            hub.large.append(self._body())
+            self._answer(200, b"", {})
+
+        def do_POST(self) -> None:
+            body, parts = self._body(), unquote(urlsplit(self.path).path).strip("/").split("/")
+            if parts == ["api", "validate-yaml"]:
+                self._json({"errors": [], "warnings": []})
+            elif parts == ["api", "repos", "create"]:
+                self._create(json.loads(body))
+            elif parts[2:] == ["info", "lfs", "objects", "batch"]:
+                self._large(json.loads(body))
+            elif self._may_write("/".join(parts[2:4])):
+                name, action = "/".join(parts[2:4]), parts[4]
+                if name not in hub.repos:
+                    self._refuse(404, "RepoNotFound")
+                elif action == "preupload":
+                    self._modes(json.loads(body))
+                else:
+                    self._commit(name, [json.loads(line) for line in body.splitlines()])
+
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = b""
+            while length := int(self.rfile.readline(), 16):
+                body += self.rfile.read(length)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
+
+        def _may_write(self, name: str) -> bool:
+            who = hub.writers.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
+            if who != name.split("/")[0]:
+                self._refuse(401 if who is None else 403, "")
+            return who == name.split("/")[0]
+
+        def _create(self, wish: dict[str, Any]) -> None:
+            name = f"{wish['organization']}/{wish['name']}"
+            if not self._may_write(name):
+                return
+            private = wish.get("private") or wish.get("visibility") == "private"
+            status = 409 if name in hub.repos else 200
+            hub.repos.setdefault(name, Repo({}, private=private))
+            self._json({"url": f"{hub.url}/{name}"}, status)
+            if name in hub.vanishing:
+                del hub.repos[name]
+
+        def _modes(self, wish: dict[str, Any]) -> None:
+            modes = [
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if file["size"] >= 1000 else "regular",
+                    "shouldIgnore": False,
+                }
+                for file in wish["files"]
+            ]
+            self._json({"files": modes})
+
+        def _large(self, wish: dict[str, Any]) -> None:
+            objects = [
+                {**each, "actions": {"upload": {"href": f"{hub.url}/large/{each['oid']}"}}}
+                for each in wish["objects"]
+            ]
+            self._json({"transfer": "basic", "objects": objects})
+
+        def _commit(self, name: str, lines: list[dict[str, Any]]) -> None:
+            if hub.trouble is not None:
+                return self._answer(507, b"", {"X-Error-Message": hub.trouble})
+            arrived = {hashlib.sha256(data).hexdigest(): data for data in hub.large}
+            for line in lines:
+                value = line["value"]
+                if line["key"] == "file":
+                    hub.repos[name].files[value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "lfsFile":
+                    hub.repos[name].files[value["path"]] = arrived[value["oid"]]
+                else:
+                    hub.commits.append((name, value["summary"]))
+            page = f"{hub.url}/{name}/commit/{COMMIT}"
+            self._json({"commitUrl": page, "commitOid": COMMIT, "pullRequestUrl": None})
+
+        def _json(self, value: Any, status: int = 200) -> None:
+            self._answer(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
         def _refuse(self, status: int, code: str) -> None:
             self._answer(status, b"", {"X-Error-Code": code, "X-Error-Message": code})
@@ -119,7 +218,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Connection", "close")
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 self.wfile.write(body)
 
     return Handler

@@ -1,0 +1,149 @@
+"""An upload to a hub of our own: private, in one commit, and no token in any message."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from fake_hub import FakeHub, Repo
+from huggingface_hub import constants
+
+from mlx_align.errors import AlignError, UsageError
+from mlx_align.export.hub_upload import upload
+
+# huggingface_hub gives httpx a file in a way that httpx no longer wants.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")
+
+TOKEN = "hf_SecretSecretSecret"
+FILES = {"README.md": b"# Mine", "config.json": b"{}", "model.safetensors": b"w" * 2000, "sub/a.txt": b"a"}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub where the token belongs to "me"; "me/public" is there already, and so is "other/model"."""
+    repos = {"me/public": Repo({}), "other/model": Repo({})}
+    with FakeHub(repos, writers={TOKEN: "me"}) as server:
+        for name, value in {
+            "ENDPOINT": server.url,
+            "HF_TOKEN_PATH": str(tmp_path / "no-token"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_PROGRESS_BARS": True,
+            "HF_HUB_DISABLE_XET": True,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        huggingface_hub.close_session()
+        yield server
+    huggingface_hub.close_session()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "export"
+    for name, content in {**FILES, ".hidden": b"x", "sub/.DS_Store": b"x"}.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(content)
+    return place
+
+
+def refusal(folder: Path, repo: str, token: str | None = TOKEN, private: bool = True) -> AlignError:
+    with pytest.raises(AlignError) as caught:
+        upload(folder, repo, token=token, private=private)
+    told = "".join(traceback.format_exception(caught.value))
+    assert TOKEN not in told
+    return caught.value
+
+
+def test_a_new_repository_is_private_and_has_the_files(hub: FakeHub, folder: Path) -> None:
+    address = upload(folder, "me/mine", token=TOKEN, message="Step 50")
+    assert address == f"{hub.url}/me/mine"
+    assert hub.repos["me/mine"].private
+    assert hub.repos["me/mine"].files == FILES
+    assert hub.commits == [("me/mine", "Step 50")]
+
+
+def test_large_files_go_the_way_of_large_files(hub: FakeHub, folder: Path) -> None:
+    upload(folder, "me/mine", token=TOKEN)
+    assert hub.large == [b"w" * 2000]
+
+
+def test_public_where_it_is_asked_for(hub: FakeHub, folder: Path) -> None:
+    upload(folder, "me/mine", token=TOKEN, private=False)
+    assert not hub.repos["me/mine"].private
+
+
+def test_again_into_the_same_one(hub: FakeHub, folder: Path) -> None:
+    upload(folder, "me/mine", token=TOKEN)
+    (folder / "config.json").write_bytes(b'{"a": 1}')
+    upload(folder, "me/mine", token=TOKEN)
+    assert hub.repos["me/mine"].files == FILES | {"config.json": b'{"a": 1}'}
+    assert hub.repos["me/mine"].private
+
+
+def test_nothing_private_goes_into_a_public_repository(hub: FakeHub, folder: Path) -> None:
+    error = refusal(folder, "me/public")
+    assert isinstance(error, UsageError)
+    assert "--public" in str(error.hint)
+    assert hub.repos["me/public"].files == {}
+    upload(folder, "me/public", token=TOKEN, private=False)
+    assert hub.repos["me/public"].files == FILES
+
+
+def test_who_is_not_logged_in(hub: FakeHub, folder: Path) -> None:
+    error = refusal(folder, "me/mine", token=None)
+    assert error.message == "the hub does not know who you are"
+    assert "hf auth login" in str(error.hint)
+
+
+def test_somebody_elses_name(hub: FakeHub, folder: Path) -> None:
+    error = refusal(folder, "other/mine")
+    assert error.message == "the hub does not let you write there"
+    assert "'other'" in str(error.hint)
+
+
+def test_somebody_elses_repository(hub: FakeHub, folder: Path) -> None:
+    """The hub lets one see it, so it is the writing that is refused."""
+    assert refusal(folder, "other/model", private=False).message == "the hub does not let you write there"
+    assert hub.repos["other/model"].files == {}
+
+
+def test_a_repository_that_goes_away_meanwhile(hub: FakeHub, folder: Path) -> None:
+    hub.vanishing.add("me/mine")
+    assert refusal(folder, "me/mine").message.startswith("the hub has no such place")
+
+
+def test_a_hub_that_has_trouble(hub: FakeHub, folder: Path) -> None:
+    hub.trouble = f"no space for {TOKEN}"
+    error = refusal(folder, "me/mine")
+    assert error.message == "the hub refused the upload: no space for hf_..."
+    assert error.where == "me/mine"
+
+
+def test_a_token_that_cannot_be_sent(hub: FakeHub, folder: Path) -> None:
+    """The transport shows what it was to send."""
+    assert "Bearer hf_..." in refusal(folder, "me/mine", token=f"{TOKEN}\n").message
+
+
+def test_no_network(hub: FakeHub, folder: Path) -> None:
+    hub.shut_down()
+    error = refusal(folder, "me/mine")
+    assert "the upload failed" in error.message
+    assert "network" in str(error.hint)
+
+
+def test_offline_mode(hub: FakeHub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in refusal(folder, "me/mine").message
+
+
+@pytest.mark.parametrize("repo", ["mine", "a/b/c", "../mine", "me/", "me/a b", "me/a--b", "me/-"])
+def test_a_name_that_is_none(hub: FakeHub, folder: Path, repo: str) -> None:
+    assert isinstance(refusal(folder, repo), UsageError)
+    assert hub.commits == []
+
+
+def test_a_folder_that_is_not_there(hub: FakeHub, tmp_path: Path) -> None:
+    assert "no such folder" in refusal(tmp_path / "none", "me/mine").message
