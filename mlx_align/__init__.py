@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 from mlx_align.errors import AlignError
 
 if TYPE_CHECKING:
-    from mlx_align.api import align
+    from mlx_align.api import align, export_run, verify_export
 
 __version__ = "0.1.0"
-__all__ = ["AlignError", "__version__", "align"]
+__all__ = ["AlignError", "__version__", "align", "export_run", "verify_export"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "align":
-        from mlx_align.api import align
+    if name in ("align", "export_run", "verify_export"):
+        from mlx_align import api
 
-        return align
+        return getattr(api, name)
     raise AttributeError(f"module 'mlx_align' has no attribute '{name}'")

@@ -3,6 +3,7 @@
 import mlx_align
 run = mlx_align.align("orpo", model="tiny-chat", data="preferences/", settings={"train.steps": 100})
 print(run.adapter)
+mlx_align.export_run(run, to="gguf", type="q8_0")
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Any
 from mlx_align import backends, embedded, launched, methods
 from mlx_align.config import RunConfig
 from mlx_align.data import Dataset, load_dataset
+from mlx_align.engine import exporting
 from mlx_align.engine.data import data_path
+from mlx_align.engine.exporting import Exported, Exporter, Options, Verification
 from mlx_align.engine.launch import launch
 from mlx_align.engine.planning import Forecast, Planner, forecast
 from mlx_align.engine.preparing import objective_of, tokenized
@@ -147,3 +150,46 @@ def align(
     if isinstance(last, RunFailed):
         raise error_class(last.exit_code)(last.message, where=last.where, hint=last.hint)
     return run
+
+
+def export_run(
+    run: RunDirectory,
+    to: str,
+    out: Path | str | None = None,
+    *,
+    checkpoint: str | None = None,
+    progress: Callable[[str, str], None] = lambda stage, detail: None,
+    **options: Any,
+) -> Exported:
+    """Bring a run's model to where it is used, and see there that it is the model that was trained.
+
+    Args:
+        run: what `align` returned, or `RunDirectory(path)`.
+        to: "mlx", "peft", "gguf-adapter", "gguf", "hf", "mlx-fused", "ollama", "lmstudio" or "hub".
+        out: the folder or file to make; None: inside the run.
+        checkpoint: a checkpoint's name, or "best"; None: the finished adapter.
+        progress: called with what begins and what it is about.
+        options: the fields of `engine.exporting.Options`, such as type="q8_0" or verify=False.
+
+    Raises:
+        UsageError: an option does not belong to the target, or the format cannot express the adapter.
+        AlignError: the export is not the model that was trained; nothing is left of it.
+    """
+    return Exporter(run, checkpoint, progress).export(
+        to, None if out is None else Path(out), Options(**options)
+    )
+
+
+def verify_export(path: Path | str, *, base: str | None = None, base_gguf: str | None = None) -> Verification:
+    """Compare a finished export with the evidence that lies beside it.
+
+    Args:
+        path: the folder or file.
+        base: the base model of an adapter, where it cannot be found by itself.
+        base_gguf: a GGUF of the base, for an adapter in GGUF.
+
+    Raises:
+        UsageError: it is not an export of ours, or its base cannot be found.
+        AlignError: it is not the model that was trained.
+    """
+    return exporting.verify_again(Path(path), base=base, base_gguf=base_gguf)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from mlx_align import embedded
 from mlx_align.errors import AlignError, UsageError
@@ -19,6 +21,7 @@ WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model", "*.t
 """What is fetched: weights and tokenizer, never Python code or pickles."""
 
 
+T = TypeVar("T")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 """owner/name; "./name", "../name" and "~/name" are folders."""
 
@@ -84,11 +87,36 @@ def _check(source: ModelSource) -> None:
         )
 
 
-def _fetch(name: str, revision: str | None) -> ModelSource:
-    import huggingface_hub
-    from huggingface_hub import errors as hub_errors
+def resolve_gguf(name: str) -> Path:
+    """Find a GGUF file: a path, or owner/name/file.gguf on the hub, fetched once and then in its cache.
 
+    Raises:
+        UsageError: there is no such file.
+        AlignError: the hub cannot be reached and the file is not in the cache.
+    """
+    local = _local(name)
+    owner, _, rest = name.partition("/")
+    repository, _, file = rest.partition("/")
+    if local.is_file():
+        return local
+    if not HUB_ID.fullmatch(f"{owner}/{repository}") or not file.endswith(".gguf"):
+        raise UsageError(
+            f"there is no file '{name}'", hint="Give a .gguf file, or one on the hub: owner/name/file.gguf."
+        )
+
+    def download(offline: bool) -> Path:
+        import huggingface_hub
+
+        got = huggingface_hub.hf_hub_download(f"{owner}/{repository}", file, local_files_only=offline)
+        return Path(got)
+
+    return _from_hub(name, None, download)
+
+
+def _fetch(name: str, revision: str | None) -> ModelSource:
     def snapshot(offline: bool) -> ModelSource:
+        import huggingface_hub
+
         folder = Path(
             huggingface_hub.snapshot_download(
                 name, revision=revision, allow_patterns=WANTED, local_files_only=offline
@@ -96,8 +124,15 @@ def _fetch(name: str, revision: str | None) -> ModelSource:
         )
         return ModelSource(folder, name, commit=folder.name)
 
+    return _from_hub(name, revision, snapshot)
+
+
+def _from_hub(name: str, revision: str | None, get: Callable[[bool], T]) -> T:
+    """What `get` fetches, or has in its cache when it is told that it is offline."""
+    from huggingface_hub import errors as hub_errors
+
     try:
-        return snapshot(offline=False)
+        return get(False)
     except hub_errors.HFValidationError:
         raise UsageError(f"'{name}' is neither a folder nor a hub id", where="model.path") from None
     except hub_errors.GatedRepoError:
@@ -112,9 +147,11 @@ def _fetch(name: str, revision: str | None) -> ModelSource:
             f"the hub has no model '{name}', or it is private",
             hint="Check the spelling, or log in with `hf auth login`.",
         ) from None
+    except hub_errors.RemoteEntryNotFoundError:
+        raise UsageError(f"the hub has no file '{name}'") from None
     except Exception as online:  # no network: whatever the transport raises, the cache may still do
         try:
-            return snapshot(offline=True)
+            return get(True)
         except hub_errors.LocalEntryNotFoundError:
             raise AlignError(
                 f"'{name}' is not in the cache and the hub cannot be reached: {_first_line(online)}",

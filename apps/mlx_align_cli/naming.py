@@ -40,6 +40,14 @@ def find_run(runs_dir: Path | None, name: str, *, exact: bool = False) -> RunDir
         raise UsageError(f"there are no runs in {root}", hint=hint) from None
 
 
+def run_with(adapter: Path) -> RunDirectory | None:
+    """The run whose adapter or checkpoint this folder is, None where it is in none."""
+    from mlx_align.runs import RunDirectory
+    from mlx_align.runs.directory import is_run
+
+    return next((RunDirectory(path) for path in adapter.parents if is_run(path)), None)
+
+
 def run_word(run: RunDirectory) -> str:
     """What a person types here to mean this run: its name, or its path if it is in an unusual place."""
     try:

@@ -244,6 +244,13 @@ class Policy(Protocol):
             temperature: divides the logits.
         """
 
+    def next_logps(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """(N, V) log-probabilities of every token to come next after each of N prompts. No gradient.
+
+        Args:
+            prompts: token ids, at least one a prompt.
+        """
+
     def evaluate(self, batch: Batch, objective: Objective) -> Scores:
         """The loss and metrics of a batch, without gradient, with dropout off."""
 

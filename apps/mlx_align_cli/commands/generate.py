@@ -14,11 +14,9 @@ from mlx_align import embedded
 from mlx_align.errors import ConfigError, UsageError
 from mlx_align_cli import naming, options
 from mlx_align_cli.display.text import clean
-from mlx_align_cli.saved import best_checkpoint
 
 if TYPE_CHECKING:
     from mlx_align.config import RunConfig
-    from mlx_align.runs import RunDirectory
 
 SUBJECT = typer.Argument(
     metavar="RUN_OR_MODEL", help="A run (its name, a part of it, 'last'), or a model.",
@@ -107,6 +105,7 @@ def find_subject(name: str, runs_dir: Path | None, checkpoint: str | None, base:
     """
     from mlx_align.hub import resolve_model
     from mlx_align.runs import find
+    from mlx_align.runs.chosen import adapter_of, model_of
 
     path = Path(name).expanduser()
     if (path / "adapter_config.json").is_file():
@@ -123,10 +122,7 @@ def find_subject(name: str, runs_dir: Path | None, checkpoint: str | None, base:
     except UsageError as error:
         hint = f"{error.hint} A model is 'tiny-chat', a folder, or owner/name on the hub."
         raise UsageError(error.message, where=error.where, hint=hint) from None
-    config, folder = run.config(), Path(str(run.env().get("model_folder", "")))
-    if not (folder / "config.json").is_file():
-        folder = resolve_model(config.model.path, run.env().get("commit") or config.model.revision).folder
-    return Subject(config, folder, None if base else adapter_of(run, checkpoint))
+    return Subject(run.config(), model_of(run), None if base else adapter_of(run, checkpoint))
 
 
 def _run_of(adapter: Path, checkpoint: str | None, base: bool) -> tuple[Path, str | None]:
@@ -144,32 +140,3 @@ def _run_of(adapter: Path, checkpoint: str | None, base: bool) -> tuple[Path, st
         "this is an adapter, and no run that says which model it belongs to", where=str(adapter),
         hint="Use mlx-lm: mlx_lm.generate --model MODEL --adapter-path " + str(adapter),
     )  # fmt: skip
-
-
-def adapter_of(run: RunDirectory, checkpoint: str | None) -> Path:
-    """The named checkpoint or the best one, else the finished adapter, else the newest checkpoint.
-
-    Raises:
-        UsageError: there is none.
-    """
-    saved = run.checkpoints()
-    if checkpoint is not None:
-        best = best_checkpoint(run) if checkpoint == "best" else None
-        checkpoint = best.name if best else checkpoint
-        fitting = next((p for p in saved.paths() if p.name == checkpoint), None)
-        if fitting is None:
-            names = ", ".join(p.name for p in saved.paths()) or "none"
-            raise UsageError(
-                f"the run has no checkpoint '{checkpoint}'", where=run.name, hint=f"It has: {names}."
-            )
-        return fitting
-    if run.adapter.is_dir():
-        return run.adapter
-    latest = saved.latest()
-    if latest is None:
-        raise UsageError(
-            "the run has saved no adapter yet",
-            where=run.name,
-            hint="Wait for its first checkpoint, or use --base.",
-        )
-    return latest

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlx_align_cli.display.text import UNKNOWN, ago, clean
-from mlx_align_cli.saved import best_checkpoint, metrics_of
+from mlx_align_cli.saved import metrics_of
 
 if TYPE_CHECKING:
     from mlx_align.runs import RunDirectory
@@ -76,6 +76,8 @@ def print_settings(resolved: Resolved, *, as_json: bool) -> None:
 
 def run_facts(run: RunDirectory) -> dict[str, Any]:
     """A run in a few values; cheap where the engine has left a summary, from the whole log elsewhere."""
+    from mlx_align.runs.chosen import best_checkpoint
+
     summary = run.summary()
     if "step" not in summary:
         summary = {**summary, **_from_log(run)}

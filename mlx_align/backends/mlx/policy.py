@@ -119,6 +119,18 @@ class MlxPolicy:
         made = self._lanes.map(build, parts)
         return spread(batch, parts, [to_numpy(logps) for logps in made])
 
+    def next_logps(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """(N, V) log-probabilities of every token to come next, each prompt read by itself."""
+        self._model.eval()
+        split = self._forward.model
+
+        def after(prompt: Sequence[int]) -> NDArray[np.float32]:
+            last = split.features(mx.array([list(prompt)], mx.int32))[0, -1:]
+            logits = split.logits(last)[0].astype(mx.float32)
+            return to_numpy(logits - mx.logsumexp(logits))
+
+        return np.stack([after(prompt) for prompt in prompts])
+
     def evaluate(self, batch: Batch, objective: Objective) -> Scores:
         """Loss and metrics without gradient, dropout off."""
 

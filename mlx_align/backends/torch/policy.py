@@ -97,6 +97,18 @@ class TorchPolicy:
         with torch.no_grad():
             return to_numpy(self._logps(batch, temperature)[0])
 
+    def next_logps(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """(N, V) log-probabilities of every token to come next, each prompt read by itself."""
+        self._mode(training=False)
+
+        def after(prompt: Sequence[int]) -> NDArray[np.float32]:
+            ids = torch.tensor([list(prompt)], device=self._model.device)
+            logits = self._model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1]
+            return to_numpy(logits.float().log_softmax(dim=-1))
+
+        with torch.no_grad():
+            return np.stack([after(prompt) for prompt in prompts])
+
     def evaluate(self, batch: Batch, objective: Objective) -> Scores:
         """Loss and metrics without gradient, dropout off."""
         self._mode(training=False)

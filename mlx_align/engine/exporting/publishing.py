@@ -1,0 +1,89 @@
+"""What is particular about a target's place: LM Studio's folder, Ollama's store, a repository on the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlx_align.engine.exporting.options import Options
+from mlx_align.engine.exporting.origin import Origin
+from mlx_align.engine.exporting.verification import Verification
+from mlx_align.engine.exporting.writers import Written
+from mlx_align.errors import UsageError
+from mlx_align.export import card, hub_upload, lmstudio, ollama
+
+PUBLISHER = "mlx-align"
+"""LM Studio's folders have two levels; a model of one's own has no publisher."""
+
+
+def place(target: str, single: bool, origin: Origin, out: Path | None, options: Options) -> Path:
+    """The folder or file that an export will be.
+
+    Args:
+        target: the target's name.
+        single: whether it is one file.
+        origin: what is exported.
+        out: what was asked for; for a file also a folder to put it in, for LM Studio its models folder.
+        options: how it is exported.
+
+    Raises:
+        UsageError: the target needs an option that is missing, or LM Studio or Ollama refuse the name.
+    """
+    if target == "hub" and options.repo is None:
+        raise UsageError("the hub needs a name for the repository", hint="Give --repo owner/name.")
+    if target == "ollama" and options.name is not None:
+        ollama.create_command(options.name)
+    if single:
+        if out is not None and out.suffix == ".gguf":
+            return out
+        return (out or origin.run.path / "exports") / file_name(target, origin, options)
+    if target == "lmstudio":
+        publisher, _, model = (options.repo or f"{PUBLISHER}/{origin.name}").partition("/")
+        return lmstudio.target(publisher, model, out)
+    return out or origin.run.path / "exports" / target
+
+
+def file_name(target: str, origin: Origin, options: Options) -> str:
+    """The name that a GGUF file of this export has."""
+    if "gguf-adapter" in (target, options.format):
+        return f"{origin.name}-lora-{options.dtype or 'f32'}.gguf"
+    return f"{origin.name}-{options.type or ('merged' if options.base_gguf else 'f16')}.gguf"
+
+
+def publish(target: str, path: Path, origin: Origin, options: Options) -> str | None:
+    """Hand a finished export on, where the target is a place beyond its folder.
+
+    Returns:
+        its address on the hub.
+
+    Raises:
+        AlignError: it was refused; the export stays where it is.
+    """
+    if target == "ollama" and options.name is not None:
+        ollama.create(options.name, path)
+    if target == "hub" and options.repo is not None:
+        message = f"{origin.provenance.method} with mlx-align, step {origin.provenance.step}"
+        return hub_upload.upload(path, options.repo, private=not options.public, message=message)
+    return None
+
+
+def describe(
+    folder: Path, origin: Origin, options: Options, verification: Verification, written: Written
+) -> None:
+    """Write the model card of a folder for the hub.
+
+    Args:
+        folder: the export's.
+        origin: what is exported.
+        options: how; `repo` is given.
+        verification: what came of it.
+        written: what is in the folder.
+    """
+    card.write(
+        folder,
+        origin.provenance,
+        str(options.format),
+        str(options.repo),
+        verification.line(),
+        origin.run.state(),
+        gguf=None if written.model == "." else written.model,
+    )

@@ -1,0 +1,69 @@
+"""What a run has come to: which of its adapters is meant, and the model that it belongs to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mlx_align.errors import UsageError
+from mlx_align.hub import resolve_model
+from mlx_align.runs.directory import RunDirectory
+
+
+def facts_of(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's trainer.json; empty if it cannot be read."""
+    try:
+        facts = json.loads((checkpoint / "trainer.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def best_checkpoint(run: RunDirectory) -> Path | None:
+    """The best checkpoint so far, as the newest one remembers it."""
+    latest = run.checkpoints().latest()
+    name = facts_of(latest).get("best_checkpoint") if latest else None
+    return latest.with_name(str(name)) if latest and name else None
+
+
+def adapter_of(run: RunDirectory, checkpoint: str | None) -> Path:
+    """The named checkpoint or the best one, else the finished adapter, else the newest checkpoint.
+
+    Raises:
+        UsageError: there is none.
+    """
+    saved = run.checkpoints()
+    if checkpoint is not None:
+        best = best_checkpoint(run) if checkpoint == "best" else None
+        checkpoint = best.name if best else checkpoint
+        fitting = next((p for p in saved.paths() if p.name == checkpoint), None)
+        if fitting is None:
+            names = ", ".join(p.name for p in saved.paths()) or "none"
+            raise UsageError(
+                f"the run has no checkpoint '{checkpoint}'", where=run.name, hint=f"It has: {names}."
+            )
+        return fitting
+    if run.adapter.is_dir():
+        return run.adapter
+    latest = saved.latest()
+    if latest is None:
+        raise UsageError(
+            "the run has saved no adapter yet", where=run.name, hint="Wait for its first checkpoint."
+        )
+    return latest
+
+
+def model_of(run: RunDirectory) -> Path:
+    """The base model's folder, fetched again if it is no longer where it was.
+
+    Raises:
+        UsageError: it cannot be found.
+        AlignError: it cannot be fetched.
+    """
+    env = run.env()
+    folder = Path(str(env.get("model_folder", "")))
+    if (folder / "config.json").is_file():
+        return folder
+    model = run.config().model
+    return resolve_model(model.path, env.get("commit") or model.revision).folder
