@@ -10,7 +10,19 @@ import typer
 
 from mlx_align.errors import EXIT_CODES, AlignError
 from mlx_align_cli import errors, ranks
-from mlx_align_cli.commands import config, doctor, generate, plan, runs, train
+from mlx_align_cli.commands import (
+    chat,
+    config,
+    doctor,
+    export,
+    generate,
+    import_,
+    plan,
+    runs,
+    serve,
+    train,
+    verify,
+)
 
 ENDED = {129: "the terminal was closed", 143: "ended by SIGTERM (in both cases the run saves and stops)"}
 EPILOG = "Exit codes: " + ", ".join(f"{code} {text}" for code, text in {**EXIT_CODES, **ENDED}.items()) + "."
@@ -51,6 +63,11 @@ def options(
 train.register(app)
 app.add_typer(runs.app, name="runs", rich_help_panel="Runs")
 generate.register(app)
+chat.register(app)
+serve.register(app)
+import_.register(app)
+export.register(app)
+verify.register(app)
 plan.register(app)
 app.add_typer(config.app, name="config", rich_help_panel="Setup")
 doctor.register(app)

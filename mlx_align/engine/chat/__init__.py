@@ -1,0 +1,1 @@
+"""The chat engine: a process that holds one model and streams its answers to whoever started it."""
