@@ -25,9 +25,8 @@ def questions() -> list[str]:
 def by_mlx_lm(run: RunDirectory, adapter: bool = True) -> list[str]:
     from mlx_lm import generate, load
 
-    model, tokenizer = load(
-        str(embedded.model_folder()), adapter_path=str(run.adapter) if adapter else None
-    )[:2]
+    path = str(run.adapter) if adapter else None
+    model, tokenizer, *_ = load(str(embedded.model_folder()), adapter_path=path)
     asked = [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
