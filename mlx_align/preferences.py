@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_align.data import parse_row
-from mlx_align.errors import AlignError
+from mlx_align.errors import AlignError, DataError
 
 
 def keep(path: Path, prompt: Sequence[Mapping[str, str]], chosen: str, rejected: str) -> int:
@@ -33,14 +33,28 @@ def keep(path: Path, prompt: Sequence[Mapping[str, str]], chosen: str, rejected:
         "chosen": _said(chosen),
         "rejected": _said(rejected),
     }
+    if chosen == rejected:
+        raise DataError("the two answers are the same, so there is no preference to learn")
     try:
         number = count(path) + 1
-        parse_row("pair", path, number, row)
+        _check(row, path, number)
         path.parent.mkdir(parents=True, exist_ok=True)
         _append(path, json.dumps(row, ensure_ascii=False).encode() + b"\n")
     except OSError as error:
         raise AlignError(f"the pair cannot be kept: {error.strerror or error}", where=str(path)) from None
     return number
+
+
+def _check(row: Mapping[str, Any], path: Path, number: int) -> None:
+    """See that training would take the row.
+
+    Raises:
+        DataError: it would not; without a place, as the row is not in the file.
+    """
+    try:
+        parse_row("pair", path, number, row)
+    except DataError as error:
+        raise DataError(f"the pair is not kept: {error.message}", hint=error.hint) from None
 
 
 def _said(answer: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import ipaddress
 import json
@@ -18,6 +19,8 @@ from typing import Any
 from mlx_align.errors import AlignError, UsageError
 
 POLL_SECONDS = 0.1
+PORTS = "Choose another --port; 0 takes any that is free."
+HOSTS = "--host is one of this machine's addresses: 127.0.0.1 for itself alone, 0.0.0.0 for all of them."
 GRACE = 10.0
 """Seconds for answers that are being made to end after the server was asked to."""
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  (recognised, not used)
@@ -68,10 +71,9 @@ def free_address(host: str, port: int) -> Address:
             return Address(host, int(trial.getsockname()[1]))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
+        elsewhere = isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL
         raise UsageError(
-            f"nothing can listen there: {reason}",
-            where=f"{host}:{port}",
-            hint="Choose another --port; 0 takes any that is free.",
+            f"nothing can listen there: {reason}", where=f"{host}:{port}", hint=HOSTS if elsewhere else PORTS
         ) from None
 
 

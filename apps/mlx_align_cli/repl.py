@@ -29,8 +29,9 @@ HELP = {
     "/seed N": "set the seed",
     "/temperature X": "0 always takes the likeliest token",
     "/help": "this list",
-    "/quit": "leave; so do Ctrl-D and Ctrl-C twice",
+    "/quit": "leave; so do /exit, /bye, Ctrl-D and Ctrl-C twice",
 }
+LEAVE = ("/quit", "/exit", "/bye")
 INTERRUPTED = 130
 
 
@@ -71,7 +72,7 @@ class Repl:
             "/left": lambda _: self._choose(0),
             "/right": lambda _: self._choose(1),
             "/retry": lambda _: self._retry(),
-            "/new": lambda _: self._talk.forget(),
+            "/new": lambda _: self._forget(),
             "/system": self._system,
             "/seed": self._seed,
             "/temperature": self._temperature,
@@ -86,7 +87,7 @@ class Repl:
         """
         try:
             for line in self._typed() if self._interactive else _piped():
-                if line.strip() == "/quit":
+                if line.strip() in LEAVE:
                     return 0
                 self._obey(line.strip())
             return 0
@@ -126,7 +127,7 @@ class Repl:
         last = self._talk.last
         if last is None:
             raise UsageError("nothing has been asked yet")
-        if self._options.temperature == 0:
+        if self._options.temperature == 0 and last.whole:
             hint = "/temperature 0.7 makes it count."
             raise UsageError("the temperature is 0, so another seed changes nothing", hint=hint)
         self._talk.seed += 1
@@ -142,7 +143,7 @@ class Repl:
     def _answer(self) -> None:
         exchange, options = self._talk.last, self._options
         assert exchange is not None  # noqa: S101  (it has just been made)
-        with stage(self._console, exchange.labels) as shown, _counting(self._interactive) as interrupted:
+        with stage(self._console, exchange.headings) as shown, _counting(self._interactive) as interrupted:
             for place, who in enumerate(exchange.order):
                 coming = self._chat.ask(
                     who,
@@ -174,19 +175,26 @@ class Repl:
         voice = self._talk.choose(place)
         self._note(f"{PLACES[place]}, the {voice} answer, is better: line {number} of {path}")
 
+    def _forget(self) -> None:
+        self._talk.forget()
+        self._note("a new conversation begins")
+
     def _system(self, text: str) -> None:
         self._talk.settle()  # what has been answered had the old one
         self._talk.system = text or None
+        self._note("the system message is set" if text else "there is no system message now")
 
     def _seed(self, text: str) -> None:
         if not text.isascii() or not text.isdigit():
             raise UsageError("a seed is a whole number", where="/seed", hint="For example: /seed 7")
         self._talk.seed = int(text)
+        self._note(f"the seed is {self._talk.seed}")
 
     def _temperature(self, text: str) -> None:
         with suppress(ValueError):
             if 0 <= (value := float(text)) < float("inf"):
                 self._options.temperature = value
+                self._note(f"the temperature is {value:g}")
                 return
         raise UsageError(
             "a temperature is a number from 0", where="/temperature", hint="For example: /temperature 0.7"

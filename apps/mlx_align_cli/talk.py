@@ -39,6 +39,18 @@ class Exchange:
         return PLACES if self.hidden and self.chosen is None else self.order
 
     @property
+    def headings(self) -> tuple[str, ...]:
+        """As `labels`, with the place, for where two answers may stand one below the other."""
+        if len(self.order) < 2 or self.labels == PLACES:
+            return self.labels
+        return tuple(f"{place}, {who}" for place, who in zip(PLACES, self.order, strict=True))
+
+    @property
+    def whole(self) -> bool:
+        """Whether all have answered, and to the end."""
+        return len(self.answers) == len(self.order) and not any(done.cancelled for done in self.answers)
+
+    @property
     def outcome(self) -> str:
         """The answer that goes on: the chosen one, else the tuned model's, else the only one; "" if none."""
         if self.chosen is not None:
@@ -101,7 +113,7 @@ class Talk:
             raise UsageError("there are no two answers to choose from", hint="It needs --compare base.")
         if last.chosen is not None:
             raise UsageError("this pair has been kept already", hint="Ask something else, or /retry.")
-        if len(last.answers) < 2 or any(answer.cancelled for answer in last.answers):
+        if not last.whole:
             raise UsageError(
                 "an answer was stopped, so the two cannot be compared", hint="/retry asks again."
             )

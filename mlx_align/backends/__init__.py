@@ -35,11 +35,13 @@ def join() -> World:
     return cast(World, import_module("mlx_align.backends.mlx.world").join())
 
 
-def torch_reader(base: Path, adapter: Path | None = None) -> Reader:
+def torch_reader(base: Path, adapter: Path | None = None, dtype: str = "float32") -> Reader:
     """A model folder in the Hugging Face layout as transformers reads it, with a PEFT adapter or without one.
+
+    It is computed on the CPU, in this dtype.
 
     Raises:
         UsageError: torch or peft is not installed, or transformers cannot load the model.
         AlignError: peft cannot put this adapter on it.
     """
-    return cast("Reader", import_module("mlx_align.backends.torch.readers").peft_reader(base, adapter))
+    return cast("Reader", import_module("mlx_align.backends.torch.readers").peft_reader(base, adapter, dtype))

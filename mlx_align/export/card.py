@@ -17,7 +17,6 @@ from mlx_align.curves import series_of, svg
 from mlx_align.events import Number, RunState
 from mlx_align.export.provenance import Provenance
 from mlx_align.hub import HUB_ID
-from mlx_align.runs.atomic import write_text
 
 README, CURVES = "README.md", "curves.svg"
 
@@ -234,8 +233,9 @@ def write(
         curves=CURVES if series else None,
     )  # fmt: skip
     if series:
-        write_text(folder / CURVES, svg(series, title=f"Training curves of {repo}"))
-    write_text(folder / README, card.text())
+        picture = svg(series, title=f"Training curves of {repo}")
+        (folder / CURVES).write_text(picture, encoding="utf-8")
+    (folder / README).write_text(card.text(), encoding="utf-8")
     return [folder / README, *([folder / CURVES] if series else [])]
 
 

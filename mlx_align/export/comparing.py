@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from mlx_align.export.evidence import Evidence, Reader, unlike
 
-PROBABILITY_LIMITS = {"f32": 1e-3, "f16": 5e-3, "bf16": 3e-2}
+PROBABILITY_LIMITS = {"f32": 1e-3, "f16": 5e-3, "bf16": 0.1}
 """Largest difference of a probability by precision. Another program multiplies and adds in another order: in
-float32 that comes to 1e-5, with soft caps to 1e-3; rounding to 11 or 8 bits comes to the others."""
+float32 that comes to 1e-5, with soft caps to 1e-3; rounding to 11 bits comes to the next. Where both programs
+compute in 8 bits the embedded model comes to 0.04; what is wrong with such an export KL and share tell."""
 
 KL_NOISE = {"f32": 2e-6, "f16": 1e-5, "bf16": 1e-3}
 """What rounding alone may come to, in nats. For the embedded model weights in f16 come to 2e-7 and in bf16 to
@@ -188,7 +189,7 @@ def coarser(*precisions: str) -> str:
 
 def bits_of(precision: str) -> int | None:
     """Bits of a quantised type ("q4_k_m", "8-bit"); None for floating point."""
-    found = re.match(r"(?:i?q|mxfp|nvfp)?(\d)(?!\d)", precision.lower())
+    found = re.match(r"(?:[it]?q|mxfp|nvfp)?(\d)(?!\d)", precision.lower())
     return int(found.group(1)) if found else None
 
 
@@ -224,8 +225,6 @@ def _plain_problems(comparison: Comparison, precision: str) -> list[str]:
         problems.append(
             f"a probability differs by {comparison.difference:.2g}; {precision} may come to {limit:g}"
         )
-    if not comparison.measurable:
-        return problems
     allowed = KL_SHARE * comparison.effect + KL_NOISE[precision]
     if comparison.kl > allowed:
         problems.append(f"KL is {comparison.kl:.2g}; {allowed:.2g} is allowed for this adapter")

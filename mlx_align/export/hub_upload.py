@@ -36,8 +36,7 @@ def upload(
         UsageError: the name is none, or the repository is public and `private` is wanted.
         AlignError: the hub refuses, or cannot be reached. No message has a token in it.
     """
-    if not HUB_ID.fullmatch(repo):
-        raise UsageError(f"'{repo}' is not a name on the hub", hint="Give owner/name: --repo me/my-model")
+    check_name(repo)
     if not folder.is_dir():
         raise UsageError("there is no such folder to upload", where=str(folder))
     from huggingface_hub import HfApi
@@ -58,6 +57,16 @@ def upload(
     except Exception as error:  # the hub's own, the transport's, or what either raised while uploading
         raise _refusal(error, repo, token) from None
     return str(address)
+
+
+def check_name(repo: str) -> None:
+    """See that a repository may be called so.
+
+    Raises:
+        UsageError: it may not.
+    """
+    if not HUB_ID.fullmatch(repo):
+        raise UsageError(f"'{repo}' is not a name on the hub", hint="Give owner/name: --repo me/my-model")
 
 
 def _refusal(error: Exception, repo: str, token: str | None) -> AlignError:

@@ -50,7 +50,7 @@ def target(publisher: str, model: str, root: Path | None = None) -> Path:
             raise UsageError(
                 "LM Studio was never started here, so there is no folder to put a model in",
                 where="~/.lmstudio",
-                hint="Start LM Studio once, or name its models folder.",
+                hint="Start LM Studio once, or name its models folder: --out FOLDER.",
             )
         root = place / "models"
     return root / publisher / model

@@ -21,7 +21,6 @@ from mlx_align.errors import AlignError, UsageError
 from mlx_align.export.chat_format import ChatFormat, find_format, go_template, stop_texts
 from mlx_align.export.gguf.existing import Existing
 from mlx_align.export.provenance import Provenance
-from mlx_align.runs.atomic import write_text
 
 Version = tuple[int, int, int]
 
@@ -85,10 +84,10 @@ def write(
         lines += _from_model(found, system is not None)
     else:
         lines += _talking(template, stop_texts(chat))
-    lines += [_parameter(name, value) for name, value in (parameters or {}).items()]
+    lines += [parameter(name, value) for name, value in (parameters or {}).items()]
     lines += [f"SYSTEM {quoted(system, 'SYSTEM')}"] if system is not None else []
     path = folder / MODELFILE
-    write_text(path, "\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
@@ -145,7 +144,12 @@ def quoted(text: str, where: str) -> str:
     return f'"""{text}"""' if "\n" in text or '"' in text else f'"{text}"'
 
 
-def _parameter(name: str, value: float) -> str:
+def parameter(name: str, value: float) -> str:
+    """The line that sets a parameter.
+
+    Raises:
+        UsageError: there is none of this name, or it takes no such number.
+    """
     if name not in PARAMETERS:
         raise UsageError(
             f"'{name}' is not a parameter of a Modelfile",
@@ -156,6 +160,11 @@ def _parameter(name: str, value: float) -> str:
         kind = "whole" if name in WHOLE else "finite"
         raise UsageError(f"{name} must be a {kind} number, not {value:g}", where=f"PARAMETER {name}")
     return f"PARAMETER {name} {int(value) if name in WHOLE else value}"
+
+
+def installed() -> bool:
+    """Whether Ollama's program is here."""
+    return shutil.which("ollama") is not None
 
 
 def version() -> Version | None:

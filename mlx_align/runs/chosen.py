@@ -66,4 +66,11 @@ def model_of(run: RunDirectory) -> Path:
     if (folder / "config.json").is_file():
         return folder
     model = run.config().model
-    return resolve_model(model.path, env.get("commit") or model.revision).folder
+    try:
+        return resolve_model(model.path, env.get("commit") or model.revision).folder
+    except UsageError as error:
+        raise UsageError(
+            f"the run's model is not where it was: {error.message}",
+            where=str(folder),
+            hint="Put it back, or a link to where it is now.",
+        ) from None

@@ -82,7 +82,7 @@ def chat(
     from mlx_align_cli.talk import Talk
 
     name = f"{who.model.name} with {naming.short_path(who.adapter) if who.adapter else 'no adapter'}"
-    print(f"{name}; /help lists the commands", file=sys.stderr)
+    print(f"{name}\n/help lists the commands", file=sys.stderr)
     with Chat(who.model, who.adapter, who.config.backend) as opened:
         for note in opened.hello.notes:
             print(note, file=sys.stderr)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json as jsonlib
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -83,6 +85,13 @@ Template = Annotated[
     str | None,
     typer.Option(metavar="FILE", rich_help_panel=PLACES, help="A template in Go's language, for Ollama."),
 ]
+Parameter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--parameter", metavar="NAME=VALUE", rich_help_panel=PLACES,
+        help="A sampling parameter for Ollama, e.g. temperature=0.7. Repeatable.",
+    ),
+]  # fmt: skip
 OllamaName = Annotated[
     str | None,
     typer.Option("--name", metavar="NAME", rich_help_panel=PLACES, help="Create it in Ollama by this name."),
@@ -97,7 +106,7 @@ Public = Annotated[
 NoVerify = Annotated[
     bool, typer.Option("--no-verify", help="Do not load it and compare it with what was trained.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an export that is there.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -118,6 +127,7 @@ def export(
     format_: Format = None,
     system: System = None,
     template: Template = None,
+    parameter: Parameter = None,
     name: OllamaName = None,
     repo: Repo = None,
     public: Public = False,
@@ -140,17 +150,49 @@ def export(
 
     how = Options(
         dtype=dtype, type=type_, base_gguf=base_gguf, quantization=quantization, bits=bits, format=format_,
-        system=system, template=template, name=name, repo=repo, public=public or None,
-        verify=not no_verify, force=force,
+        system=system, template=template, parameters=_numbers(parameter), name=name, repo=repo,
+        public=public or None, verify=not no_verify, force=force,
     )  # fmt: skip
     teller = Json() if json else Text()
     exporter = Exporter(found, checkpoint, teller.progress)
-    if quantization == "compare":
-        _compare(exporter, to, how, teller)
-        return
-    for target in to:
-        with teller.told(target):
-            teller.exported(exporter.export(target, out, how))
+    with _cleared_up():
+        if quantization == "compare":
+            _compare(exporter, to, how, teller)
+            return
+        for target in to:
+            with teller.told(target):
+                teller.exported(exporter.export(target, out, how))
+
+
+def _numbers(assignments: list[str] | None) -> dict[str, float] | None:
+    """What NAME=VALUE says.
+
+    Raises:
+        UsageError: one of them does not say a number.
+    """
+    if not assignments:
+        return None
+    try:
+        return {name: float(value) for name, _, value in (one.partition("=") for one in assignments)}
+    except ValueError as error:
+        raise UsageError(f"{error}", where="--parameter", hint="Give NAME=NUMBER: temperature=0.7.") from None
+
+
+@contextmanager
+def _cleared_up() -> Iterator[None]:
+    """Who is told to end, or loses the terminal, first removes what is half-written, as with Ctrl-C."""
+    ends = [end for end in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(end) is signal.SIG_DFL]
+    for end in ends:
+        signal.signal(end, _leave)
+    try:
+        yield
+    finally:
+        for end in ends:
+            signal.signal(end, signal.SIG_DFL)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _compare(exporter: Exporter, to: list[str], how: Options, teller: Text | Json) -> None:

@@ -57,7 +57,7 @@ def _lead(server: Server) -> int:
     try:
         server.wait_until_ready()
         print(f"{server.address.url}\n\n{curl(server.address.url)}\n", flush=True)
-        print("Ctrl-C ends it", file=sys.stderr)
+        print("Give an app this address; any API key will do. Ctrl-C ends it.", file=sys.stderr)
         code = server.wait()
     except KeyboardInterrupt:
         code = server.stop()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mlx_align.errors import AlignError
 from mlx_align_cli import options
 from mlx_align_cli.display.text import clean
+
+if TYPE_CHECKING:
+    from mlx_align.engine.exporting import Verification
 
 EXAMPLES = options.examples(
     "mlx-align verify model-f16.gguf",
@@ -47,12 +50,24 @@ def verify(
 
     Neither the run nor, for a merged model, the base is needed. It exits with 1 if the export differs.
     """
-    from mlx_align.engine.exporting import verify_again
+    from mlx_align.engine.exporting import Verification, verify_again
 
     print(clean(f"verifying {path}"), file=sys.stderr)
-    found = verify_again(path, base=base, base_gguf=base_gguf, device=device)
+    try:
+        found = verify_again(path, base=base, base_gguf=base_gguf, device=device)
+    except AlignError as error:
+        if json:
+            _line(Verification(None, error.message, error.hint))
+        raise
+    if json:
+        _line(found)
+    elif found.verified:
+        print(clean(found.line()))
     if not found.verified:
         raise AlignError(f"it could not be verified: {found.reason}", where=str(path), hint=found.hint)
-    print(jsonlib.dumps(found.json()) if json else clean(found.line()))
     for warning in found.warnings:
         print(clean(f"warning: {warning}"), file=sys.stderr)
+
+
+def _line(found: Verification) -> None:
+    print(jsonlib.dumps(found.json(), ensure_ascii=False))

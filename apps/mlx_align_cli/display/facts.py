@@ -189,6 +189,7 @@ def next_commands(run: str, adapter: Path, env: Mapping[str, object], prompt: st
     return [
         f"{program()} generate {run} {quoted}",
         f"{program()} generate {run} {quoted} --base",
+        f"{program()} export {run} --to gguf",
         f"{program('mlx_lm.generate')} {mlx_lm} --prompt {quoted}",
         f"{program()} runs show {run}",
     ]

@@ -127,7 +127,7 @@ def next_lines(run: RunDirectory, state: RunState, width: int, *, look_back: boo
         "",
         f"The adapter is in {clean(short_path(adapter))}",
         "",
-        "Try it (--base: without the adapter), or use it with mlx-lm"
+        "Try it (--base: without the adapter), export it, use it with mlx-lm"
         + (", or look back:" if look_back else ":"),
         *_indented([*commands, back] if look_back else commands, width),
     ]

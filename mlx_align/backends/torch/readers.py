@@ -19,8 +19,8 @@ from mlx_align.backends.torch.policy import TorchPolicy
 from mlx_align.config import BackendConfig
 from mlx_align.errors import AlignError
 
-CPU = BackendConfig(name="torch", device="cpu", dtype="float32")
-"""Where an export is read: in the precision that adds least of its own."""
+CPU = BackendConfig(name="torch", device="cpu")
+"""Where an export is read."""
 
 
 class TorchReader:
@@ -52,18 +52,19 @@ class TorchReader:
         return AutoTokenizer.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
 
 
-def peft_reader(base: Path, adapter: Path | None) -> TorchReader:
+def peft_reader(base: Path, adapter: Path | None, dtype: str) -> TorchReader:
     """Load a model folder, with an adapter in PEFT's format or without one.
 
     Args:
         base: the model, in the Hugging Face layout.
         adapter: a folder with adapter_config.json and adapter_model.safetensors.
+        dtype: what it is computed in: "float32" adds least of its own, "bfloat16" takes half of the memory.
 
     Raises:
         UsageError: transformers cannot load the model.
         AlignError: peft cannot put this adapter on it.
     """
-    backend = TorchBackend(CPU)
+    backend = TorchBackend(CPU.model_copy(update={"dtype": dtype}))
     model = backend.load_model(base)
     name = f"transformers {importlib.metadata.version('transformers')}"
     if adapter is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mlx_align.config import RunConfig
@@ -38,12 +39,14 @@ def verify_again(
             "it was exported with --no-verify, so there is nothing to compare it with", where=str(export),
             hint="Export it again without --no-verify.",
         )  # fmt: skip
-    folder = export if export.is_dir() else export.parent
+    folder, written = export, found.written
+    if not export.is_dir():  # it may have got another name since
+        folder, written = export.parent, replace(written, model=export.name)
     gguf = None if base_gguf is None else resolve_gguf(base_gguf)
-    needs_base = found.written.worn and gguf is None
+    needs_base = written.worn and gguf is None
     model = _base(export, base, found.provenance) if needs_base else None
     around = Surroundings(found.provenance, base=model, base_gguf=gguf, device=device)
-    return verify(folder, found.written, found.evidence, around)
+    return verify(folder, written, found.evidence, around)
 
 
 def _base(export: Path, named: str | None, provenance: Provenance) -> Path | None:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mlx_align import __version__
+from mlx_align.engine.exporting.readers import NEEDS
 from mlx_align.engine.exporting.verification import Verification
 from mlx_align.engine.exporting.writers import Written
 from mlx_align.errors import AlignError, UsageError
 from mlx_align.export.evidence import Evidence
 from mlx_align.export.provenance import Provenance
-from mlx_align.runs.atomic import write_text
 
 NAME = "mlx-align.json"
 VERSION = 1
@@ -57,7 +57,7 @@ def write(path: Path, manifest: Manifest) -> None:
         "provenance": json.loads(manifest.provenance.json()),
         "evidence": None if manifest.evidence is None else manifest.evidence.json(),
     }
-    write_text(path, json.dumps(facts, ensure_ascii=False, allow_nan=False) + "\n")
+    path.write_text(json.dumps(facts, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read(export: Path) -> Manifest:
@@ -80,15 +80,27 @@ def read(export: Path) -> Manifest:
             raise AlignError(
                 f"the manifest is of version {facts['version']}", where=str(path), hint="Update mlx-align."
             )
-        evidence, written = facts["evidence"], facts["written"]
+        evidence = facts["evidence"]
         return Manifest(
             target=str(facts["target"]),
-            written=Written(
-                **{**written, "loaders": tuple(written["loaders"]), "notes": tuple(written["notes"])}
-            ),
+            written=_written(facts["written"]),
             provenance=Provenance.from_json(json.dumps(facts["provenance"])),
             evidence=None if evidence is None else Evidence.from_json(evidence),
             verification=Verification(None, "read from the manifest"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AlignError(f"the manifest cannot be read: {error!r}", where=str(path)) from None
+
+
+def _written(facts: dict[str, Any]) -> Written:
+    """How an export is loaded.
+
+    Raises:
+        ValueError: it would be by a program that is not known, or from outside its folder.
+    """
+    made = Written(**{**facts, "loaders": tuple(facts["loaders"]), "notes": tuple(facts["notes"])})
+    if made.model != "." and (made.model == ".." or Path(made.model).name != made.model):
+        raise ValueError(f"'{made.model}' is not in the export's folder")
+    if not made.loaders or not set(made.loaders) <= {*NEEDS, "llama"}:
+        raise ValueError(f"there is no loader {' or '.join(made.loaders)}")
+    return made

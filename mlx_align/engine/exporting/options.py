@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from mlx_align.errors import UsageError
+from mlx_align.export.gguf import convert, graft, quantise
 
 GENERAL = ("verify", "force")
 """Options of every target."""
 
 CHOICES = {
     "dtype": ("f32", "f16", "bf16"),
+    "type": tuple(dict.fromkeys((*convert.FILE_TYPES, *graft.TYPES, *quantise.TYPES))),
     "quantization": ("kept", "none", "again", "compare"),
 }
 
@@ -30,11 +32,12 @@ class Options:
         format: what a folder for the hub, LM Studio or Ollama holds.
         system: a system message for every conversation in Ollama.
         template: a file with a template in Go's language, for Ollama.
+        parameters: sampling parameters that Ollama shall use, such as {"temperature": 0.7}.
         name: what Ollama shall call the model: it is then created there.
         repo: owner/name on the hub, or publisher/model in LM Studio.
         public: whether everybody may see it on the hub.
         verify: whether it is loaded and compared with what was trained.
-        force: whether it may take the place of what is there.
+        force: whether it may take the place of an export that is there.
     """
 
     dtype: str | None = None
@@ -45,6 +48,7 @@ class Options:
     format: str | None = None
     system: str | None = None
     template: str | None = None
+    parameters: Mapping[str, float] | None = None
     name: str | None = None
     repo: str | None = None
     public: bool | None = None
@@ -59,14 +63,19 @@ class Options:
         """
         for name, value in self._special().items():
             if name not in allowed:
-                known = ", ".join(f"--{flag(each)}" for each in sorted(allowed)) or "none of these"
+                known = ", ".join(f"--{flag(each)}" for each in sorted(allowed))
                 raise UsageError(
-                    f"--{flag(name)} has no meaning for --to {target}", hint=f"It knows {known}."
+                    f"--{flag(name)} has no meaning for --to {target}",
+                    hint=f"It takes {known}."
+                    if known
+                    else f"Leave it out: {target} has no options of its own.",
                 )
             choices = CHOICES.get(name)
             if choices and value not in choices:
                 raise UsageError(
-                    f"there is no {flag(name)} '{value}'", where=f"--{flag(name)}", hint=", ".join(choices)
+                    f"there is no {flag(name)} '{value}'",
+                    where=f"--{flag(name)}",
+                    hint=f"Choose one of {', '.join(choices)}.",
                 )
 
     def _special(self) -> dict[str, Any]:
@@ -77,4 +86,4 @@ class Options:
 
 def flag(name: str) -> str:
     """An option's name on the command line, without its dashes."""
-    return name.replace("_", "-")
+    return {"parameters": "parameter"}.get(name, name.replace("_", "-"))

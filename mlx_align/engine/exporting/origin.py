@@ -11,7 +11,7 @@ import tomli_w
 
 from mlx_align.config import RunConfig
 from mlx_align.digests import ADAPTER, MODEL, Digests
-from mlx_align.errors import AlignError
+from mlx_align.errors import AlignError, UsageError
 from mlx_align.events import RunState
 from mlx_align.export import adapter as adapters
 from mlx_align.export.adapter import Adapter
@@ -66,7 +66,7 @@ def find_origin(run: RunDirectory, checkpoint: str | None) -> Origin:
         checkpoint: a checkpoint's name, or "best"; None: the finished adapter, else the newest checkpoint.
 
     Raises:
-        UsageError: there is no such adapter, or the base cannot be found.
+        UsageError: there is no such adapter, or the base cannot be found, or is another model now.
         AlignError: the base cannot be read or fetched.
     """
     config, folder, adapter = run.config(), model_of(run), adapter_of(run, checkpoint)
@@ -88,13 +88,19 @@ def digest_of(folder: Path, patterns: tuple[str, ...], config: RunConfig) -> str
 
 def _provenance(run: RunDirectory, config: RunConfig, folder: Path, adapter: Path) -> Provenance:
     env, state = run.env(), run.state()
-    step = _step(run, adapter, state)
+    step, digest = _step(run, adapter, state), digest_of(folder, MODEL, config)
+    if env.get("weights_fingerprint", digest) != digest:
+        raise UsageError(
+            "this is not the model that the run was trained on: its weights or its config.json have changed",
+            where=str(folder),
+            hint="Put the model back as it was: the adapter fits no other.",
+        )
     return Provenance(
         run=run.name,
         method=config.method.name,
         base=str(without_folders(config.model.path)),
         base_commit=env.get("commit"),
-        base_digest=digest_of(folder, MODEL, config),
+        base_digest=digest,
         adapter_digest=digest_of(adapter, ADAPTER, config),
         data_fingerprint=str(env.get("data_fingerprint", "")),
         step=step,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mlx_align.engine.exporting import manifest
 from mlx_align.errors import AlignError, UsageError
 from mlx_align.runs.atomic import sync
 
@@ -19,19 +20,14 @@ def placed(path: Path, *, single: bool, force: bool) -> Iterator[Path]:
     Args:
         path: the folder's name or, if single, the file's; other files in the hidden folder go beside it.
         single: whether it is one file.
-        force: whether it may replace what is there.
+        force: whether it may replace an export that is there, or an empty folder.
 
     Raises:
-        UsageError: something is there.
+        UsageError: something is there, or has come there meanwhile.
         AlignError: it cannot be written there.
     """
-    if path.exists() and not force:
-        raise UsageError(
-            f"there is already something at {path}", where="--out", hint="Give another --out, or --force."
-        )
-    if path.exists() and path.is_dir() == single:
-        kind = "folder" if single else "file"
-        raise UsageError(f"{path} is a {kind}, which is not replaced", where="--out", hint="Give another.")
+    path = path.absolute()
+    _check_free(path, single, force)
     made = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +36,7 @@ def placed(path: Path, *, single: bool, force: bool) -> Iterator[Path]:
         raise AlignError(f"it cannot be written: {error.strerror or error}", where=str(path.parent)) from None
     try:
         yield temporary
+        _check_free(path, single, force)  # another export may have been quicker
         _take_place(temporary, path, single)
     except OSError as error:
         raise AlignError(f"it cannot be written: {error.strerror or error}", where=str(path)) from None
@@ -48,6 +45,29 @@ def placed(path: Path, *, single: bool, force: bool) -> Iterator[Path]:
         if made:
             with suppress(OSError):  # it is not empty: it holds the export
                 path.parent.rmdir()
+
+
+def _check_free(path: Path, single: bool, force: bool) -> None:
+    """See that nothing is there but, with `force`, what may be replaced: nobody's own files ever.
+
+    Raises:
+        UsageError: something is.
+    """
+    if path.is_symlink():
+        what = f"{path} is a link, which is not replaced"
+    elif not path.exists():
+        return
+    elif not force:
+        raise UsageError(
+            f"there is already something at {path}", where="--out", hint="Give another --out, or --force."
+        )
+    elif path.is_dir() == single:
+        what = f"{path} is a {'folder' if single else 'file'}, which is not replaced"
+    elif manifest.path_of(path).is_file() or (not single and not any(path.iterdir())):
+        return
+    else:
+        what = f"{path} is no export of mlx-align, and --force replaces nothing else"
+    raise UsageError(what, where="--out", hint="Give another.")
 
 
 def _take_place(temporary: Path, path: Path, single: bool) -> None:
@@ -59,13 +79,22 @@ def _take_place(temporary: Path, path: Path, single: bool) -> None:
     else:
         temporary.chmod(0o755)
         sync(temporary)
-        old = path.with_name(f".{path.name}-old")
-        shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        _swap(temporary, path)
     sync(path.parent)
+
+
+def _swap(folder: Path, path: Path) -> None:
+    """Give a folder its name; what had it before comes back if that fails, and is removed if not."""
+    old = folder.with_name(f"{folder.name}-old")
+    if path.exists():
+        path.rename(old)
+    try:
+        folder.rename(path)
+    except OSError:
+        with suppress(OSError):  # there was nothing
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def size_of(path: Path) -> int:

@@ -26,12 +26,16 @@ def place(target: str, single: bool, origin: Origin, out: Path | None, options: 
         options: how it is exported.
 
     Raises:
-        UsageError: the target needs an option that is missing, or LM Studio or Ollama refuse the name.
+        UsageError: the target needs an option that is missing, or refuses the name.
     """
     if target == "hub" and options.repo is None:
         raise UsageError("the hub needs a name for the repository", hint="Give --repo owner/name.")
+    if target == "hub":
+        hub_upload.check_name(str(options.repo))
     if target == "ollama" and options.name is not None:
         ollama.create_command(options.name)
+    for name, value in (options.parameters or {}).items():
+        ollama.parameter(name, value)
     if single:
         if out is not None and out.suffix == ".gguf":
             return out
@@ -58,7 +62,7 @@ def publish(target: str, path: Path, origin: Origin, options: Options) -> str | 
     Raises:
         AlignError: it was refused; the export stays where it is.
     """
-    if target == "ollama" and options.name is not None:
+    if target == "ollama" and options.name is not None and ollama.installed():
         ollama.create(options.name, path)
     if target == "hub" and options.repo is not None:
         message = f"{origin.provenance.method} with mlx-align, step {origin.provenance.step}"

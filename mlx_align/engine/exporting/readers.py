@@ -33,6 +33,10 @@ NEEDS = {
 """Loader -> the modules it is made of, its name for a person, and what installs it."""
 
 
+ROOM = 64
+"""Tokens that llama.cpp's context has beyond the longest beginning."""
+
+
 @dataclass(frozen=True)
 class Unread:
     """Why an export cannot be tried here, and what to do so that it can."""
@@ -88,7 +92,9 @@ def _missing(loader: str) -> Unread | None:
 
 
 @contextmanager
-def opened(loader: str, model: Path, worn: bool, around: Surroundings) -> Iterator[tuple[Reader, str]]:
+def opened(
+    loader: str, model: Path, worn: bool, around: Surroundings, longest: int
+) -> Iterator[tuple[Reader, str]]:
     """A loader with the export in it, and the precision that it computes in.
 
     Args:
@@ -96,6 +102,7 @@ def opened(loader: str, model: Path, worn: bool, around: Surroundings) -> Iterat
         model: the export: a folder or a file.
         worn: whether it is an adapter for `around.base`.
         around: what is at hand.
+        longest: tokens of the longest beginning that it will read.
 
     Raises:
         AlignError: the loader refuses the export.
@@ -107,10 +114,11 @@ def opened(loader: str, model: Path, worn: bool, around: Surroundings) -> Iterat
         beside = model.parent if os.access(model.parent, os.W_OK) else None  # where there was room for it
         with tempfile.TemporaryDirectory(dir=beside, prefix=".base-") as scratch:
             weights, precision = _gguf_of(around, Path(scratch)) if worn else (model, "f32")
-            with llama.LlamaReader(weights, model if worn else None) as reader:
+            context, adapter = longest + ROOM, model if worn else None
+            with llama.LlamaReader(weights, adapter, context=context) as reader:
                 yield reader, precision
     else:
-        yield backends.torch_reader(base or model, model if worn else None), "f32"
+        yield _by_torch(model, base)
 
 
 def _by_mlx(model: Path, base: Path | None, device: str) -> tuple[Reader, str]:
@@ -120,6 +128,14 @@ def _by_mlx(model: Path, base: Path | None, device: str) -> tuple[Reader, str]:
     policy = backend.load_for_generation(folder, None if base is None else model)
     precision = computed_in(config, backend.device, Base.open(folder))
     return PolicyReader(f"mlx-lm {version('mlx-lm')}", policy, folder), precision
+
+
+def _by_torch(model: Path, base: Path | None) -> tuple[Reader, str]:
+    """transformers, in float32 where there is room for it."""
+    opened_base = Base.open(base or model)
+    config = exactly(BackendConfig(name="torch", device="cpu", dtype="bfloat16"), opened_base)
+    reader = backends.torch_reader(base or model, None if base is None else model, config.dtype)
+    return reader, computed_in(config, "torch:cpu", opened_base)
 
 
 def _gguf_of(around: Surroundings, scratch: Path) -> tuple[Path, str]:

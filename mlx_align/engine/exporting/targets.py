@@ -5,6 +5,7 @@ One more target is one function in `writers` and one entry in `TARGETS`.
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +17,10 @@ from mlx_align.engine.exporting.origin import Origin
 from mlx_align.engine.exporting.readers import base_bytes
 from mlx_align.engine.exporting.writers import Job, Written
 from mlx_align.errors import UsageError
+from mlx_align.export import ollama
+from mlx_align.export.base import Base
 from mlx_align.export.comparing import bits_of
+from mlx_align.hub import resolve_gguf
 
 FORMATS = {
     "hub": ("peft", "mlx", "gguf-adapter", "hf", "mlx-fused", "gguf"),
@@ -91,9 +95,9 @@ TARGETS: dict[str, Target] = {
     ),
     "ollama": Target(
         "a folder for `ollama create`", writers.write_ollama,
-        lambda path, origin, options: f"ollama run {options.name}" if options.name
-        else f"ollama create {origin.name} -f {_q(path / 'Modelfile')}",
-        frozenset({"system", "template", "name", "format"}),
+        lambda path, origin, options: f"ollama run {options.name}" if options.name and ollama.installed()
+        else f"ollama create {options.name or origin.name} -f {_q(path / 'Modelfile')}",
+        frozenset({"system", "template", "parameters", "name", "format"}),
     ),
     "lmstudio": Target(
         "a merged model where LM Studio looks for it", _formatted,
@@ -113,7 +117,12 @@ def find_target(name: str) -> Target:
         UsageError: there is none of this name.
     """
     if name not in TARGETS:
-        raise UsageError(f"there is no target '{name}'", where="--to", hint=", ".join(TARGETS))
+        near = difflib.get_close_matches(name, TARGETS, 1)
+        raise UsageError(
+            f"there is no target '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""),
+            where="--to",
+            hint=f"Choose one of {', '.join(TARGETS)}.",
+        )
     return TARGETS[name]
 
 
@@ -124,11 +133,14 @@ def settle(name: str, options: Options) -> Options:
         UsageError: an option does not belong to the target or its format, or has a value that does not exist.
     """
     allowed, formats = find_target(name).options, FORMATS.get(name, ())
+    options = replace(options, type=options.type and options.type.lower())  # llama.cpp says Q8_0
     if formats:
         options = replace(options, format=options.format or formats[0])
         if options.format not in formats:
             raise UsageError(
-                f"{name} has no format '{options.format}'", where="--format", hint=", ".join(formats)
+                f"{name} has no format '{options.format}'",
+                where="--format",
+                hint=f"Choose one of {', '.join(formats)}.",
             )
         allowed = allowed | TARGETS[str(options.format)].options
     options.check(name, allowed)
@@ -143,7 +155,17 @@ def needed_bytes(name: str, origin: Origin, options: Options) -> int:
         return small + base_bytes(origin.base)  # it is tried on a base that is written for that
     if chosen in ("mlx", "peft", "gguf-adapter"):
         return small
-    kind = options.type or options.dtype or "f32"
+    return small + _weights_bytes(chosen, origin.base, options)
+
+
+def _weights_bytes(chosen: str, base: Base, options: Options) -> int:
+    """About how much a merged model takes while it is written."""
+    kind = options.type or options.dtype
+    if kind is None and options.base_gguf is not None:  # merged K-quants become q8_0
+        return resolve_gguf(options.base_gguf).stat().st_size + int(base.parameters * 1.1)
+    if kind is None and chosen != "gguf" and not base.quantised:
+        return sum(tensor.end - tensor.begin for tensor in base.tensors.values())
+    kind = kind or ("f16" if chosen == "gguf" else "f32")
     bits = bits_of(kind)
-    each = BYTES["f16"] + (bits + 2) / 8 if bits is not None else BYTES.get(kind, 4.0)
-    return small + int(origin.base.parameters * each)
+    each = BYTES["f16"] + (bits + 2) / 8 if bits is not None else BYTES[kind]
+    return int(base.parameters * each)

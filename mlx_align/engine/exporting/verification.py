@@ -69,7 +69,8 @@ def measure(
     loader = obstacle(written.loaders, written.worn, around)
     if isinstance(loader, Unread):
         return loader
-    with opened(loader, folder / written.model, written.worn, around) as (reader, precision):
+    longest = max(map(len, evidence.contexts))
+    with opened(loader, folder / written.model, written.worn, around, longest) as (reader, precision):
         comparison = compare(evidence, reader)
     return comparison, judge(comparison, coarser(evidence.precision, written.precision, precision))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,10 @@ def write_ollama(job: Job) -> Written:
     else:
         written = write_gguf(job)
         _modelfile(job, written.model)
-    return written
+    if job.options.name is None or ollama.installed():
+        return written
+    note = f"Ollama is not installed here, so '{job.options.name}' was not created in it"
+    return replace(written, notes=(*written.notes, note))
 
 
 def _ollama_base(job: Job) -> str:
@@ -153,6 +156,7 @@ def _modelfile(job: Job, model: str, adapter: str | None = None) -> None:
         load_tokenizer(job.origin.folder),
         job.origin.provenance,
         system=job.options.system,
+        parameters=job.options.parameters,
         template=None if template is None else _text_of(Path(template)),
         adapter_gguf=adapter,
     )

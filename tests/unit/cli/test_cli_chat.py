@@ -145,7 +145,7 @@ def test_lines_are_answered_and_become_history(run: Path, piped: Any) -> None:
 def test_the_better_answer_is_kept_and_goes_on(run: Path, piped: Any) -> None:
     result = piped("Hi\n/left\nSo?\nWell?\n/right\n", *BOTH)
     assert result.code == 0
-    assert result.out.startswith("base: base 0: Hi\ntuned: tuned 0: Hi\n")
+    assert result.out.startswith("left, base: base 0: Hi\nright, tuned: tuned 0: Hi\n")
     (chat,) = FakeChat.made
     assert said(chat)[2] == ("base", ["Hi", "base 0: Hi", "So?"]), "the chosen answer"
     assert said(chat)[4][1][2:4] == ["So?", "tuned 0: So?"], "the tuned one, where none was chosen"
@@ -179,7 +179,7 @@ def test_what_is_kept_is_what_training_reads(run: Path, piped: Any, tmp_path: Pa
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        (lambda who: "the same", "same as 'chosen'"),
+        (lambda who: "the same", "the two answers are the same"),
         (lambda who: "" if who == "base" else "something", "empty"),
         (lambda who: f"{who} <|im_end|>", "'<|im_end|>' stands in the conversation"),
     ],
@@ -190,6 +190,7 @@ def test_a_pair_that_training_would_refuse_is_not_kept(
     FakeChat.scripts["Hi"] = script
     result = typed(["Hi", "/right", "Next", "/right"], *BOTH)
     assert words in result.err
+    assert "preferences.jsonl:1" not in result.err, "there is no such line"
     assert len(rows(run / "preferences.jsonl")) == 1
 
 
@@ -217,6 +218,8 @@ def test_commands(run: Path, typed: Any) -> None:
     assert texts[5][0] == "So?"
     assert chat.asked[4][2]["temperature"] == 0.5
     for words in ("nothing has been asked", "temperature is 0", "kept already", "no two answers", "/seed N"):
+        assert words in result.err
+    for words in ("the temperature is 0.5", "the seed is 40", "a new conversation", "message is set"):
         assert words in result.err
     assert len(rows(run / "preferences.jsonl")) == 1
     assert result.code == 0
@@ -253,6 +256,11 @@ def test_ctrl_c_stops_an_answer(run: Path, typed: Any) -> None:
     assert "an answer was stopped" in result.err
     asked = said(FakeChat.made[0])
     assert asked == [("base", ["Hi"]), ("base", ["So?"]), ("tuned", ["So?"])], "the tuned one was not asked"
+    FakeChat.scripts["Slow"] = lambda who: (
+        "now whole" if len(FakeChat.made[-1].asked) > 1 else interrupted(who)
+    )
+    result = typed(["Slow", "/retry"], *BOTH)
+    assert result.out.endswith("left, base: now whole\nright, tuned: now whole\n"), "at temperature 0 too"
 
 
 def test_ctrl_c_twice_leaves(run: Path, typed: Any) -> None:

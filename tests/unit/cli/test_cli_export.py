@@ -67,8 +67,11 @@ def test_options_reach_the_exporter(cli: Any, asked: list[tuple[Any, ...]], tmp_
     assert options == Options(type="q8_0", base_gguf="b.gguf", verify=False, force=True)
     cli("export", "--to", "hub", "--repo", "me/m", "--public", "--format", "hf", "--dtype", "bf16")
     assert asked[-1][2] == Options(repo="me/m", public=True, format="hf", dtype="bf16")
-    cli("export", "--to", "ollama", "--system", "Be brief.", "--template", "t.gotmpl", "--name", "mine")
-    assert asked[-1][2] == Options(system="Be brief.", template="t.gotmpl", name="mine")
+    cli("export", "--to", "ollama", "--system", "Be brief.", "--template", "t.gotmpl", "--name", "mine",
+        "--parameter", "temperature=0.7", "--parameter", "top_k=20")  # fmt: skip
+    assert asked[-1][2] == Options(
+        system="Be brief.", template="t.gotmpl", name="mine", parameters={"temperature": 0.7, "top_k": 20.0}
+    )
     cli("export", "--to", "mlx-fused", "--quantization", "again", "--bits", "4")
     assert asked[-1][2] == Options(quantization="again", bits=4)
 
@@ -131,7 +134,14 @@ def test_quantisations_are_compared(
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--to", "gguf", "--to", "mlx", "--out", "x"], ["no-such-run", "--to", "mlx"]]
+    "words",
+    [
+        [],
+        ["--to", "gguf", "--to", "mlx", "--out", "x"],
+        ["no-such-run", "--to", "mlx"],
+        ["--to", "ollama", "--parameter", "temperature=warm"],
+        ["--to", "ollama", "--parameter", "temperature"],
+    ],
 )
 def test_mistakes(cli: Any, asked: list[tuple[Any, ...]], words: list[str]) -> None:
     assert cli("export", *words).code == 2
@@ -155,6 +165,15 @@ def test_verify(cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert done.out.startswith("verified by llama.cpp")
     assert "choose more bits" in done.err
     assert json.loads(cli("verify", "x.gguf", "--json").out)["verified"] is True
-    missing = cli("verify", "x.gguf")
+    missing = cli("verify", "x.gguf", "--json")
     assert missing.code == 1
     assert "llama.cpp is not installed" in missing.err
+    assert json.loads(missing.out)["reason"] == "llama.cpp is not installed"
+
+    def differs(path: Path, **options: Any) -> Verification:
+        raise AlignError("this is not the model that was trained")
+
+    monkeypatch.setattr(exporting, "verify_again", differs)
+    wrong = cli("verify", "x.gguf", "--json")
+    assert (wrong.code, json.loads(wrong.out)["verified"]) == (1, False)
+    assert cli("verify", "x.gguf").out == ""

@@ -105,7 +105,10 @@ def test_a_port_in_use_is_told_before_anything_is_loaded(cli: Any, fake: type[Fa
 
 
 def test_a_host_that_is_not_here(cli: Any, fake: type[FakeServer]) -> None:
-    assert cli("serve", "last", "--host", "203.0.113.7").code == 2
+    for host in ("203.0.113.7", "no such host"):
+        result = cli("serve", "last", "--host", host)
+        assert result.code == 2
+        assert "--host is one of" in result.err
     assert cli("serve", "last", "--port", "70000").code == 2
     assert cli("serve", "nothing-like-it", "--port", "0").code == 2
     assert fake.made == []

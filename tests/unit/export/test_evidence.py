@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mlx_align.errors import AlignError
-from mlx_align.export.comparing import Comparison, bits_of, coarser, compare, judge
+from mlx_align.export.comparing import PROBABILITY_LIMITS, Comparison, bits_of, coarser, compare, judge
 from mlx_align.export.evidence import TOKENS, Evidence, contexts, likeliest
 from mlx_align.export.provenance import Provenance, without_folders
 from tests.unit.export.provenances import PROVENANCE
@@ -145,6 +145,12 @@ def test_quantising_that_eats_the_adapter_is_warned_of() -> None:
     assert got.kl > got.effect
     assert any("choose more bits" in warning for warning in verdict.warnings)
     assert any("8 bits" in problem for problem in judge(Made(0.1).read(noise=0.5), "q8_0").problems)
+
+
+def test_an_adapter_that_does_nothing_excuses_nothing() -> None:
+    read = Made(0.0).read(noise=0.12)
+    assert read.difference < PROBABILITY_LIMITS["bf16"]
+    assert any("KL" in problem for problem in judge(read, "bf16").problems)
 
 
 def test_answers_that_are_not_numbers_do_not_pass() -> None:
