@@ -47,7 +47,7 @@ def load_dataset(path: Path, kind: RowKind, valid_fraction: float, seed: int) ->
         DataError: there is nothing at the path, a file is missing, empty or ambiguous, a row cannot be
             used, or all rows have the same prompt so that none can be held out.
     """
-    files = _files(path)
+    files = data_files(path)
     rows = [_read_rows(file, kind) for file in files]
     fingerprint = _fingerprint(files)
     if len(files) == 2:
@@ -63,7 +63,7 @@ def load_dataset(path: Path, kind: RowKind, valid_fraction: float, seed: int) ->
     return Dataset(train, valid, fingerprint, description, leaked=0)
 
 
-def _files(path: Path) -> list[Path]:
+def data_files(path: Path) -> list[Path]:
     """The file to train on, and the validation file where there is one."""
     if not path.exists():
         raise DataError.at(path, None, None, "there is no such file or folder")
