@@ -9,11 +9,11 @@ OS     := $(shell uname -s)
 DEVICE ?= cpu
 
 ifeq ($(OS),Darwin)
-  RUN_EXTRAS :=
-  DEV_EXTRAS := [dev,torch]
+  RUN_EXTRAS := [tui]
+  DEV_EXTRAS := [dev,torch,tui,serve]
 else
-  RUN_EXTRAS := [$(DEVICE)]
-  DEV_EXTRAS := [$(DEVICE),dev,torch]
+  RUN_EXTRAS := [$(DEVICE),tui]
+  DEV_EXTRAS := [$(DEVICE),dev,torch,tui,serve]
 endif
 
 # uv where there is one, else venv and pip.

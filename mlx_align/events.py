@@ -347,14 +347,15 @@ def reduce(state: RunState, event: Event) -> RunState:
     """
     if event.attempt > state.attempt:  # until it says how it ends, an attempt counts as running
         state = replace(state, status="running", end=None)
-    state = replace(state, last_t=event.t, attempt=event.attempt, first_t=state.first_t or event.t)
+    stamp: dict[str, Any] = {"last_t": event.t, "attempt": event.attempt, "first_t": state.first_t or event.t}
+    if isinstance(event, Step):  # nearly all events are: one copy of the state for each is enough
+        return replace(state, **stamp, step=event.step, steps=state.steps.append(event))
+    state = replace(state, **stamp)
     match event:
         case RunStarted():
             return _start(state, event)
         case Phase():
             return replace(state, phase=event)
-        case Step():
-            return replace(state, step=event.step, steps=state.steps.append(event))
         case Rollout():  # a resume may sample one anew that it did not begin to train on
             earlier = [rollout for rollout in state.rollouts if rollout.number < event.number]
             fresh = len(earlier) == len(state.rollouts)

@@ -18,9 +18,11 @@ from mlx_align_cli.commands import (
     generate,
     import_,
     plan,
+    report,
     runs,
     serve,
     train,
+    tui,
     verify,
 )
 
@@ -68,6 +70,8 @@ serve.register(app)
 import_.register(app)
 export.register(app)
 verify.register(app)
+report.register(app)
+tui.register(app)
 plan.register(app)
 app.add_typer(config.app, name="config", rich_help_panel="Setup")
 doctor.register(app)
@@ -87,7 +91,7 @@ def run(arguments: list[str]) -> int:
     """
     session = Session()
     try:
-        app(args=arguments, prog_name="mlx-align", obj=session)
+        app(args=arguments or tui.without_arguments(), prog_name="mlx-align", obj=session)
     except AlignError as error:
         errors.tell(error)
         return error.exit_code

@@ -32,6 +32,8 @@ def loaded_by(statement: str) -> set[str]:
         ("import mlx_align.api", [*HEAVY, *SCREENS]),
         ("import mlx_align.engine.trainer, mlx_align.engine.session", [*HEAVY, *SCREENS]),
         ("import mlx_align_cli.main", [*HEAVY, "numpy"]),
+        ("import mlx_align.report", [*HEAVY, *SCREENS]),
+        ("import mlx_align_tui.app", [name for name in HEAVY if name != "textual"]),
         ("import mlx_align.backends", [*HEAVY, *SCREENS]),
         ("import mlx_align.backends.torch", ["mlx", "mlx_lm", *SCREENS]),
     ],

@@ -1,0 +1,96 @@
+"""Starting and stopping engines, and knowing which of them are this program's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from mlx_align.errors import UsageError
+from mlx_align.runs import CHECKPOINT, STOP, RunDirectory
+
+
+class Process(Protocol):
+    """As much of `subprocess.Popen` as is asked here."""
+
+    def poll(self) -> int | None:
+        """The exit code, None while it lives."""
+
+
+class Engine(Protocol):
+    """What `mlx_align.engine.launch.launch` returns, as far as it matters here."""
+
+    @property
+    def process(self) -> Process:
+        """Its process."""
+
+
+Launcher = Callable[[RunDirectory], Engine]
+
+
+def launch(run: RunDirectory) -> Engine:
+    """Start an engine; the module that does it is loaded when the first one starts.
+
+    Raises:
+        UsageError: an engine works on the run already.
+    """
+    from mlx_align.engine.launch import launch as start
+
+    return start(run)
+
+
+class Engines:
+    """The engines that this program has started.
+
+    Args:
+        launcher: starts one.
+    """
+
+    def __init__(self, launcher: Launcher = launch) -> None:
+        self._launcher = launcher
+        self._started: dict[str, tuple[RunDirectory, Engine]] = {}
+
+    def start(self, run: RunDirectory) -> None:
+        """Start an engine on a run, new or to be resumed. It waits until the engine can be asked to stop.
+
+        Raises:
+            UsageError: an engine works on the run already, or the run has finished.
+        """
+        if run.summary().get("status") == "finished":
+            raise UsageError(
+                f"the run '{run.name}' has finished; there is nothing left to do",
+                hint="To train further, start a new run from its adapter.",
+            )
+        self._started[run.name] = (run, self._launcher(run))
+
+    def running(self) -> list[RunDirectory]:
+        """The runs on which an engine started here still works."""
+        return [run for run, engine in self._started.values() if engine.process.poll() is None]
+
+    def exit_code(self, run: RunDirectory) -> int | None:
+        """How an engine started here ended; None if it runs, or was not started here."""
+        started = self._started.get(run.name)
+        return None if started is None else started[1].process.poll()
+
+
+def stop(run: RunDirectory) -> None:
+    """Ask a run's engine, whoever started it, to save and stop.
+
+    Raises:
+        UsageError: none works on it.
+    """
+    _ask(run, STOP)
+
+
+def checkpoint(run: RunDirectory) -> None:
+    """Ask a run's engine, whoever started it, to save a checkpoint and go on.
+
+    Raises:
+        UsageError: none works on it.
+    """
+    _ask(run, CHECKPOINT)
+
+
+def _ask(run: RunDirectory, what: str) -> None:
+    if not run.is_running():
+        raise UsageError(f"the run '{run.name}' is not running", hint="Resume it with r on the list of runs.")
+    run.control.request(what)

@@ -1,0 +1,92 @@
+"""Following one run: its log folded as it grows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from mlx_align.events import Event, RunState, reduce
+from mlx_align.runs import Condition, EventReader, RunDirectory
+
+BATCH = 25_000
+"""Events that are read between two looks at the screen: less than half a second of work."""
+TAIL = 1 << 16
+"""Bytes of a log's end that are read at first."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a look at a run has brought: new events, the state with them, what the engine has written besides,
+    and whether more waits to be read.
+    """
+
+    events: tuple[Event, ...]
+    state: RunState
+    condition: Condition
+    log: str = ""
+    more: bool = False
+
+
+class Tail:
+    """Reads what is added to a text file; of what is there already only the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset: int | None = None
+
+    def read(self) -> str:
+        """What is new; "" while there is no file."""
+        try:
+            with self._path.open("rb") as file:
+                size = file.seek(0, 2)
+                if self._offset is None or size < self._offset:  # first look, or it was emptied
+                    self._offset = max(0, size - TAIL)
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return ""
+        self._offset += len(data)
+        return data.decode("utf-8", errors="replace")
+
+
+class Follower:
+    """Reads a run's log from where it stopped last, and folds it.
+
+    It belongs to one thread at a time; the states it gives away are frozen and may go anywhere.
+
+    Args:
+        run: the run.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self.state = RunState()
+        self._reader = EventReader(run.events)
+        self._log = Tail(run.log)
+        self._condition: Condition | None = None
+
+    def poll(self, limit: int = BATCH) -> Progress | None:
+        """What is new, None if nothing is. It returns without waiting.
+
+        Args:
+            limit: at most so many events at once.
+
+        Raises:
+            OSError: a file is there and cannot be read.
+        """
+        running = self.run.is_running()  # asked before reading, so that a last word is never missed
+        events = tuple(islice(self._reader.read(), limit))
+        for event in events:
+            self.state = reduce(self.state, event)
+        more = len(events) == limit
+        condition, log = self._condition_of(running), self._log.read()
+        if not events and not log and condition == self._condition:
+            return None
+        self._condition = condition
+        return Progress(events, self.state, condition, log, more)
+
+    def _condition_of(self, running: bool) -> Condition:
+        if running:
+            return "running"
+        return "crashed" if self.state.status == "running" else self.state.status

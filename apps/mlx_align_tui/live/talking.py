@@ -1,0 +1,159 @@
+"""The chat engine behind a screen: opened, asked and stopped without the screen ever waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from mlx_align import methods
+from mlx_align.chat import Chat, Done, Hello, Turn, Voice
+from mlx_align.config import RunConfig
+from mlx_align.errors import AlignError
+from mlx_align.runs import RunDirectory
+
+INTERVAL = 0.03
+"""Seconds of an answer that are shown at once: a terminal draws no faster."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How to answer; see `Chat.ask`."""
+
+    max_tokens: int
+    temperature: float
+    seed: int
+
+
+class Partner:
+    """A chat engine, or none yet. `open` and `answer` belong to worker threads; the others wait for nothing.
+
+    Attributes:
+        adapter: the adapter's folder, once it is known.
+    """
+
+    adapter: Path | None = None
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._chat: Chat | None = None
+        self._stopped = self._closed = False
+
+    def open(self, run: RunDirectory) -> Hello:
+        """Load a run's adapter and its base in a process of their own; one that is there already ends.
+
+        Raises:
+            AlignError: there is no adapter, or it cannot be loaded, or `close` came meanwhile.
+        """
+        from mlx_align.runs.chosen import adapter_of, model_of  # the model may have to be fetched
+
+        self._end()
+        self.adapter = adapter_of(run, None)
+        return Chat(model_of(run), self.adapter, run.config().backend, begun=self._begin).hello
+
+    def _begin(self, chat: Chat) -> None:
+        with self._lock:
+            if self._closed:
+                raise AlignError("the chat was closed")
+            self._chat = chat
+
+    def begin(self) -> None:
+        """Let the next answers come; to be called before the first of them is asked for."""
+        self._stopped = False
+
+    def answer(
+        self,
+        order: Sequence[Voice],
+        messages: Sequence[Turn],
+        manner: Manner,
+        told: Callable[[int, str | Done], None],
+    ) -> AlignError | None:
+        """Ask several voices the same, one after the other, until one fails or `stop` comes.
+
+        Args:
+            order: the voices.
+            messages: the conversation, which ends with the user.
+            manner: how to answer.
+            told: given a voice's place, and more of its text or the whole answer.
+
+        Returns:
+            what went wrong.
+        """
+        try:
+            for place, who in enumerate(order):
+                done = self._ask(who, messages, manner, partial(told, place))
+                if done is None:
+                    break
+                told(place, done)
+        except AlignError as error:
+            return error
+        except (OSError, ValueError) as error:  # its pipes were closed, because `close` came
+            return AlignError(f"the chat engine is gone: {error}")
+        return None
+
+    def _ask(
+        self, who: Voice, messages: Sequence[Turn], manner: Manner, told: Callable[[str], None]
+    ) -> Done | None:
+        """One voice's whole answer; None if `stop` came before it was asked for."""
+        with self._lock:
+            if self._stopped or self._chat is None:
+                return None
+            coming = self._chat.ask(
+                who,
+                messages,
+                max_tokens=manner.max_tokens,
+                temperature=manner.temperature,
+                seed=manner.seed,
+            )
+        text, shown = "", 0.0
+        for said in coming:
+            if isinstance(said, Done):
+                return said
+            text += said.text
+            if (now := time.monotonic()) - shown >= INTERVAL:
+                told(text)
+                shown = now
+        raise AlignError("the answer has no end")
+
+    def stop(self) -> None:
+        """Stop the answer that is being given, and ask for none that would follow it."""
+        with self._lock:
+            self._stopped = True
+            if self._chat is not None:
+                with suppress(AlignError):  # it has died, and whoever waits for the answer is told
+                    self._chat.cancel()
+
+    def close(self) -> None:
+        """End the engine for good, loading or not."""
+        self._closed = True
+        self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            chat, self._chat = self._chat, None
+        if chat is not None:
+            chat.kill()
+
+
+def going_on(config: RunConfig, adapter: Path, pairs: Path) -> RunConfig:
+    """A run that trains an adapter further on pairs.
+
+    Args:
+        config: of the run that the adapter comes from; its method stays if it learns from pairs.
+        adapter: the adapter's folder.
+        pairs: a .jsonl file.
+    """
+    same = methods.get(config.method.name).rows == "pair"
+    return RunConfig.model_validate(
+        {
+            "model": config.model.model_dump(),
+            "backend": config.backend.model_dump(),
+            "adapter": {**config.adapter.model_dump(), "start": str(adapter)},
+            "data": {**config.data.model_dump(), "path": str(pairs)},
+            "method": config.method.model_dump() if same else {"name": "orpo"},
+        }
+    )

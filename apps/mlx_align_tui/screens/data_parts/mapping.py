@@ -1,0 +1,95 @@
+"""Columns: which of a file's columns is the prompt, which the better answer, ..."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.markup import escape
+from textual.app import ComposeResult
+from textual.containers import Horizontal, VerticalScroll
+from textual.message import Message
+from textual.widgets import Button, Static
+
+from mlx_align.data.columns import OPTIONAL, WANTED, copy_path, guess, missing
+from mlx_align.methods.base import RowKind
+from mlx_align_cli.display.text import one_line
+from mlx_align_tui.widgets.choice import Choice
+
+NONE = "(none)"
+ABOUT = (
+    "Choose which column holds what. The file itself is never changed: a copy with our names is written "
+    "beside it, and shown here."
+)
+
+
+class Mapping(VerticalScroll, can_focus=False):
+    """A line for each column that is wanted."""
+
+    class Asked(Message):
+        """A copy is to be written."""
+
+        def __init__(self, source: Path, mapping: dict[str, str], target: Path) -> None:
+            super().__init__()
+            self.source, self.mapping, self.target = source, mapping, target
+
+    async def offer(self, source: Path, kind: RowKind, columns: dict[str, str]) -> None:
+        """Replace the lines.
+
+        Args:
+            source: the file.
+            kind: what a row should be.
+            columns: the file's columns, each with a value.
+        """
+        self._source, self._kind, self._columns = source, kind, columns
+        meant = guess(kind, columns)
+        await self.remove_children()
+        await self.mount(Static(ABOUT, classes="quiet"), Static(f"{source.name}\n", id="file", markup=False))
+        for name in WANTED[kind]:
+            line = Horizontal(classes="column")
+            await self.mount(line)
+            await line.mount(
+                Static(f"{name}{' (optional)' if name in OPTIONAL[kind] else ''}", classes="name"),
+                Choice([NONE, *columns], meant.get(name, NONE), id=f"column-{name}"),
+                Static("", classes="sample"),
+            )
+        await self.mount(Static("", id="target"), Button("Write the copy", id="write", variant="primary"))
+        self._show()
+
+    def compose(self) -> ComposeResult:
+        """Empty until the file has been looked at."""
+        yield Static("looking at the columns ...", classes="quiet")
+
+    @property
+    def mapping(self) -> dict[str, str]:
+        """Our column -> the file's, those that are chosen."""
+        chosen = {name: self.query_one(f"#column-{name}", Choice).value for name in WANTED[self._kind]}
+        return {name: column for name, column in chosen.items() if column != NONE}
+
+    def on_choice_changed(self, event: Choice.Changed) -> None:
+        """Show the values of the column that was chosen."""
+        event.stop()
+        self._show()
+
+    def _show(self) -> None:
+        mapping = self.mapping
+        for line, name in zip(self.query(".column"), WANTED[self._kind], strict=True):
+            value = self._columns.get(mapping.get(name, ""), "")
+            line.query_one(".sample", Static).update(f"[$quiet]{escape(one_line(value, 200))}[/]")
+        lacking = missing(self._kind, mapping)
+        needless = all(ours == theirs for ours, theirs in mapping.items())
+        twice = len({*mapping.values()}) < len(mapping)
+        if lacking:
+            text = f"[$warning]still to choose: {', '.join(lacking)}[/]"
+        elif twice:
+            text = "[$warning]one column cannot stand for two[/]"
+        elif needless:
+            text = "[$success]the columns have our names already: nothing needs to be written[/]"
+        else:
+            text = f"[$quiet]will be written:[/] {escape(copy_path(self._source).name)}"
+        self.query_one("#target", Static).update(f"\n{text}")
+        self.query_one("#write", Button).disabled = bool(lacking) or twice or needless
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        """Ask for the copy."""
+        event.stop()
+        self.post_message(self.Asked(self._source, self.mapping, copy_path(self._source)))

@@ -1,0 +1,310 @@
+"""Export: choose targets, see what they will be, have them made and verified."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.message import Message
+from textual.widgets import DataTable, Static, TabbedContent, TabPane
+
+from mlx_align.errors import AlignError
+from mlx_align.runs import RunDirectory
+from mlx_align_cli.display.listing import short_name
+from mlx_align_tui.live.exporting import Existing, Exporting, existing
+from mlx_align_tui.live.targets import KINDS, Weights, here, weigh
+from mlx_align_tui.screens.base import AlignScreen
+from mlx_align_tui.screens.export import texts
+from mlx_align_tui.screens.export.jobs import Job, name_of
+from mlx_align_tui.screens.export.options import (
+    EXPLANATIONS,
+    arguments_of,
+    option_of,
+    placeholder_of,
+    specs_of,
+)
+from mlx_align_tui.screens.new_run.form import Field, Form
+from mlx_align_tui.screens.quit import ConfirmScreen
+from mlx_align_tui.widgets.export_card import ExportCard
+from mlx_align_tui.widgets.exports_table import ExportsTable
+from mlx_align_tui.widgets.targets import TargetsTable
+
+TABS = ("choose", "progress", "exports")
+
+
+class ExportScreen(AlignScreen):
+    """Exports a run's adapter.
+
+    Args:
+        run: the run.
+    """
+
+    crumb = "Export"
+    help_text = texts.HELP
+    AUTO_FOCUS = "#targets"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "mark", "Mark", id="export.mark"),
+        Binding("f5", "export", "Export", id="export.go"),
+        Binding("c", "cancel", "Cancel", id="export.cancel"),
+        Binding("y", "copy", "Copy next", id="export.copy"),
+        Binding("v", "verify", "Verify again", id="export.verify"),
+        *(Binding(str(n), f"tab('{name}')", show=False) for n, name in enumerate(TABS, 1)),
+    ]
+
+    class Heard(Message):
+        """A job has begun, said something, or ended."""
+
+        def __init__(self, job: Job) -> None:
+            super().__init__()
+            self.job = job
+
+    def __init__(self, run: RunDirectory) -> None:
+        super().__init__()
+        self.run_directory = run
+        self.values: dict[str, dict[str, str]] = {name: {} for name in KINDS}
+        self.marked: list[str] = []
+        self.jobs: list[Job] = []
+        self.exporting = Exporting()
+        self.here: frozenset[str] | None = None
+        self.weights: Weights | None = None
+
+    def body(self) -> ComposeResult:
+        """Targets with their options, what is under way, and what is there."""
+        with TabbedContent("1 targets", "2 progress", "3 exports", id="tabs"):
+            with TabPane("1 targets", id="choose"):
+                yield TargetsTable()
+                with Horizontal(id="below"):
+                    yield Form(id="options")
+                    with VerticalScroll(id="about", can_focus=False):
+                        yield Static(id="about-text")
+            with TabPane("2 progress", id="progress"), VerticalScroll(id="cards", can_focus=True):
+                yield Static(
+                    "Nothing was exported yet: mark targets under 1, then F5.", id="no-cards", classes="quiet"
+                )
+            with TabPane("3 exports", id="exports"):
+                yield ExportsTable()
+                yield Static(
+                    "This run has no exports yet: mark targets under 1, then F5.",
+                    id="no-exports",
+                    classes="quiet",
+                )
+
+    def on_mount(self) -> None:
+        """Look what there is."""
+        self._say()
+        self.work(lambda: (here(), weigh(self.run_directory)), self._known, group="look")
+        self._look()
+
+    def on_unmount(self) -> None:
+        """What is under way ends."""
+        self.exporting.cancel()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is under way or waits."""
+        return any(job.state in ("waiting", "running") for job in self.jobs)
+
+    def _say(self) -> None:
+        counts = {
+            state: sum(job.state == state for job in self.jobs) for state in ("running", "done", "failed")
+        }
+        words = [f"[$accent]{len(self.marked)} marked[/]"] if self.marked else []
+        words += ["[$primary]at work[/]"] if self.busy else []
+        words += [f"[$success]{counts['done']} done[/]"] if counts["done"] else []
+        words += [f"[$error]{counts['failed']} failed[/]"] if counts["failed"] else []
+        name = self.run_directory.name
+        detail = name if self.size.width >= 100 else short_name(name)
+        self.say_where(detail, f"[$quiet]{' · '.join(words)}[/]")
+        self.refresh_bindings()
+
+    # Choosing
+
+    def _known(self, found: tuple[frozenset[str], Weights | None]) -> None:
+        """Show sizes and what is missing."""
+        self.here, self.weights = found
+        self._show()
+        self._explain_target()
+
+    def _show(self) -> None:
+        self.query_one(TargetsTable).show(self.here, self.weights, self.values, self.marked)
+        self._say()
+
+    @property
+    def target(self) -> str:
+        """The target under the cursor."""
+        return self.query_one(TargetsTable).current
+
+    async def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        """Show the options of the target under the cursor."""
+        if isinstance(event.data_table, TargetsTable):
+            await self._fill()
+            self._explain_target()
+        self.refresh_bindings()
+
+    async def _fill(self) -> None:
+        name = self.target
+        values = self.values[name]
+        specs = specs_of(name, values)
+        firsts = {spec.key: spec.choices[0] if spec.choices else placeholder_of(spec) for spec in specs}
+        typed = {spec.key: values[option] for spec in specs if (option := option_of(spec)) in values}
+        await self.query_one("#options", Form).fill(specs, firsts, typed)
+
+    def _explain_target(self) -> None:
+        self._explain(texts.about(self.target, self.values[self.target], self.here))
+
+    def _explain(self, text: str) -> None:
+        self.query_one("#about-text", Static).update(text)
+        self.query_one("#about").scroll_home(animate=False)
+
+    def on_form_reached(self, event: Form.Reached) -> None:
+        """Say what the option under the cursor means."""
+        self._explain(f"[b $accent]{event.spec.label}[/]\n{EXPLANATIONS[option_of(event.spec)]}")
+
+    async def on_field_edited(self, event: Field.Edited) -> None:
+        """Take what was chosen; another format has other options."""
+        option = option_of(event.spec)
+        values = self.values[self.target]
+        if event.text:
+            values[option] = event.text
+        else:
+            values.pop(option, None)
+        if option == "format":
+            await self._fill()
+            field = self.query_one("#options", Form).field(event.spec.key)
+            if field is not None:
+                field.take_focus()
+        self._show()
+
+    def action_options(self) -> None:
+        """Go to the options of the target under the cursor."""
+        self.query("#options Input, #options Choice").first().focus()
+
+    def action_mark(self) -> None:
+        """Mark the target under the cursor, or take the mark away; then one down."""
+        table = self.query_one(TargetsTable)
+        if table.current in self.marked:
+            self.marked.remove(table.current)
+        else:
+            self.marked.append(table.current)
+        table.action_cursor_down()
+        self._show()
+
+    # Doing
+
+    def action_export(self) -> None:
+        """Export the marked targets, or the one under the cursor."""
+        names = sorted(self.marked, key=list(KINDS).index) or [self.target]
+        run = str(self.run_directory.path.absolute())
+        jobs = [
+            Job(name, ["export", run, *arguments_of(name, self.values[name]), "--json"]) for name in names
+        ]
+        self.marked.clear()
+        self._begin(jobs)
+        self._show()
+
+    def action_verify(self) -> None:
+        """Verify the export under the cursor again."""
+        found = self.query_one(ExportsTable).current
+        if found is not None:
+            self._begin([Job(name_of(found.path), ["verify", str(found.path.absolute()), "--json"])])
+
+    def _begin(self, jobs: list[Job]) -> None:
+        waits = self.busy
+        self.jobs.extend(jobs)
+        self.query_one("#no-cards").display = False
+        cards = self.query_one("#cards", VerticalScroll)
+        cards.mount_all(ExportCard(job) for job in jobs)
+        self.action_tab("progress")
+        if not waits:
+            self.exporting.renew()
+            self.run_worker(self._do, thread=True, group="export", exit_on_error=False)
+        self._say()
+
+    def _do(self) -> None:
+        """Do what waits, one after the other; on a worker thread."""
+        while (job := next((job for job in self.jobs if job.state == "waiting"), None)) is not None:
+            job.state = "running"
+            self.post_message(self.Heard(job))
+
+            def told(message: dict[str, object], job: Job = job) -> None:
+                job.hear(message)
+                self.post_message(self.Heard(job))
+
+            problem: AlignError | None = None
+            try:
+                self.exporting.run(job.arguments, told, self.run_directory.path / "exports")
+            except AlignError as error:
+                problem = error
+            except (OSError, ValueError) as error:
+                problem = AlignError(f"it could not be run: {error}")
+            job.end(problem)
+            self.post_message(self.Heard(job))
+
+    def on_export_screen_heard(self, event: Heard) -> None:
+        """Show how far a job is."""
+        for card in self.query(ExportCard):
+            if card.job is event.job:
+                card.show()
+                self.call_after_refresh(card.scroll_visible, animate=False)
+        if event.job.state not in ("waiting", "running"):
+            self._look()
+        self._say()
+
+    def _look(self) -> None:
+        self.work(lambda: existing(self.run_directory), self._found, group="existing")
+
+    def _found(self, exports: list[Existing]) -> None:
+        self.query_one("#no-exports").display = not exports
+        self.query_one(ExportsTable).show(exports)
+        tab = self.query_one("#tabs", TabbedContent).get_tab("exports")
+        tab.label = f"3 exports ({len(exports)})" if exports else "3 exports"
+
+    def action_cancel(self) -> None:
+        """Cancel what is under way and what waits."""
+        self.exporting.cancel()
+
+    def action_copy(self) -> None:
+        """Put a next command into the clipboard: of the card that has the focus, else of the newest."""
+        command = self._command()
+        if command:
+            self.app.copy_to_clipboard(command)
+            self.notify(f"copied, if your terminal allows that: {command}")
+
+    def _command(self) -> str:
+        focused = self.focused
+        if isinstance(focused, ExportCard):
+            return focused.job.next_command
+        return next((job.next_command for job in reversed(self.jobs) if job.next_command), "")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what can be done now is offered."""
+        if not self.is_mounted or not self.query("#tabs"):
+            return True
+        tab = self.query_one("#tabs", TabbedContent).active
+        if action in ("mark", "export"):
+            return tab == "choose"
+        if action == "verify":
+            return tab == "exports" and self.query_one(ExportsTable).current is not None
+        return self.busy if action == "cancel" else bool(self._command()) if action == "copy" else True
+
+    def action_tab(self, name: str) -> None:
+        """Look at another tab."""
+        self.query_one("#tabs", TabbedContent).active = name
+        self.query_one({"choose": "#targets", "progress": "#cards", "exports": "#made"}[name]).focus()
+
+    def on_tabbed_content_tab_activated(self, event: TabbedContent.TabActivated) -> None:
+        """Offer what can be done there."""
+        self.refresh_bindings()
+
+    def action_back(self) -> None:
+        """From the options to the targets, else leave; what is under way is asked about."""
+        if self.focused is not None and self.focused in self.query("#options *"):
+            self.query_one(TargetsTable).focus()
+        elif self.busy:
+            text = "An export is under way. If you leave it is cancelled, and nothing is left of it."
+            leave = super().action_back
+            self.app.push_screen(ConfirmScreen("Leave?", text, "Leave"), lambda yes: leave() if yes else None)
+        else:
+            super().action_back()

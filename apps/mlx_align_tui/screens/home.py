@@ -1,0 +1,319 @@
+"""The runs: what there is, how it goes, and what can be done to it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.message import Message
+from textual.widgets import DataTable, Input, Static
+
+from mlx_align.runs import RunDirectory
+from mlx_align_cli.display.text import ago, metric, plural
+from mlx_align_tui.live.engines import stop
+from mlx_align_tui.live.runs import Entry, Index
+from mlx_align_tui.screens import PLACES
+from mlx_align_tui.screens.base import AlignScreen
+from mlx_align_tui.screens.quit import ConfirmScreen
+from mlx_align_tui.widgets.badge import colour
+from mlx_align_tui.widgets.facts import Facts
+from mlx_align_tui.widgets.runs_table import RunsTable
+
+POLL_SECONDS = 1.0
+RESUMABLE = ("stopped", "failed", "crashed", "new")
+HELP = """\
+# Runs
+
+Every run that is in this folder, newest first. A run is a folder with its configuration, its log, its
+checkpoints and, once it has finished, its adapter. Engines work on runs in processes of their own: you may
+leave at any time.
+
+**held out** is what the newest evaluation says: *margin* is how much better the chosen answer is liked than
+the rejected one, *reward* what completions are worth, *exact* the share of right answers. **course** is that
+metric while training.
+
+Mark runs with space to compare them. A stopped, failed or crashed run goes on from its last checkpoint
+with r.
+"""
+EMPTY = """\
+[b $accent]No runs here yet.[/]
+
+A run takes a model and pairs of answers, a better and a
+worse one, and teaches the model to prefer the better kind.
+
+  [b $accent]d[/]  [b]try the demo:[/] the small model and the sample data
+     that come with this program, about a minute, no download
+  [b $accent]n[/]  [b]a new run[/] with your own model and data
+  [b $accent]?[/]  what the keys do
+
+[$quiet]Runs will be kept in {folder}[/]"""
+
+
+class EmptyRuns(Static, can_focus=True):
+    """What is shown where there is no run; it has keys of its own."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("d", "screen.demo", "Try the demo", id="runs.demo"),
+    ]
+
+
+class HomeScreen(AlignScreen):
+    """The table of runs."""
+
+    crumb = "Runs"
+    help_text = HELP
+    AUTO_FOCUS = ""
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (140, "-wide")]  # noqa: RUF012  (as Textual declares it)
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "go_nowhere('new_run')", "New", id="runs.new"),
+        Binding("slash", "filter", "Filter", id="runs.filter", key_display="/"),
+        Binding("space", "mark", "Mark", id="runs.mark"),
+        Binding("c", "compare", "Compare", id="runs.compare"),
+        Binding("r", "resume", "Resume", id="runs.resume"),
+        Binding("s", "stop", "Stop", id="runs.stop"),
+        Binding("d", "delete", "Delete", id="runs.delete"),
+        Binding("t", "go_with_run('chat')", "Chat", id="runs.chat"),
+        Binding("e", "go_with_run('export')", "Export", id="runs.export"),
+        Binding("D,shift+d", "go_nowhere('doctor')", "Doctor", id="app.doctor", show=False),
+    ]
+
+    class Looked(Message):
+        """The runs as they are now."""
+
+        def __init__(self, entries: list[Entry]) -> None:
+            super().__init__()
+            self.entries = entries
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: list[Entry] = []
+        self._gone = threading.Event()
+        self._now = threading.Event()
+        self._seen = threading.Event()
+        self._loaded = False
+
+    def body(self) -> ComposeResult:
+        """The filter, the table, the facts of the run under the cursor, and what is shown without runs."""
+        yield Input(placeholder="words that must be in the row; esc shows all", id="filter")
+        with Horizontal(id="runs-and-facts"):
+            yield RunsTable()
+            with Vertical(id="side"):
+                yield Facts(id="facts")
+        yield Static("looking for runs ...", id="looking", classes="quiet")
+        yield EmptyRuns(EMPTY.format(folder=str(self.app.root)), id="empty")
+
+    def on_mount(self) -> None:
+        """Begin to look."""
+        self.query_one("#filter").display = False
+        self._arrange()
+        self.run_worker(self._look, thread=True, group="index", exit_on_error=False)
+
+    def on_unmount(self) -> None:
+        """End looking."""
+        self._gone.set()
+        self._now.set()
+
+    def _look(self) -> None:
+        index = Index(self.app.root)
+        while not self._gone.is_set():
+            self._now.clear()
+            if self._seen.is_set():  # what lies below another screen need not be live
+                self.post_message(self.Looked(index.poll()))
+            self._now.wait(POLL_SECONDS)
+
+    def on_screen_suspend(self) -> None:
+        """Another screen lies over this one."""
+        self._seen.clear()
+
+    def on_screen_resume(self) -> None:
+        """It is seen again: look at once."""
+        self._seen.set()
+        self.look_now()
+
+    def look_now(self) -> None:
+        """Do not wait for the next look."""
+        self._now.set()
+
+    def on_home_screen_looked(self, event: Looked) -> None:
+        """Show what was found."""
+        self.entries, self._loaded = event.entries, True
+        names = {entry.name for entry in self.entries}
+        self.app.marked[:] = [name for name in self.app.marked if name in names]
+        self._show()
+
+    def _show(self) -> None:
+        text = self.query_one("#filter", Input).value
+        shown = [entry for entry in self.entries if entry.matches(text)]
+        self.query_one(RunsTable).show(shown, self.app.marked)
+        self._arrange()
+        self._show_facts()
+        running = sum(entry.condition == "running" for entry in self.entries)
+        words = [plural(len(self.entries), "run")]
+        words += [f"[$primary]{running} running[/]"] if running else []
+        words += [f"[$accent]{len(self.app.marked)} marked[/]"] if self.app.marked else []
+        words += [f"{len(shown)} shown"] if len(shown) != len(self.entries) else []
+        self.say_where(state=f"[$quiet]{' · '.join(words)}[/]")
+        self.refresh_bindings()
+
+    def _arrange(self) -> None:
+        empty, table, message = (
+            self.query_one(EmptyRuns),
+            self.query_one(RunsTable),
+            self.query_one("#looking"),
+        )
+        message.display = not self._loaded
+        none = self._loaded and not self.entries
+        self.query_one("#runs-and-facts").display = self._loaded and not none
+        if none != empty.display or self.focused is None:
+            empty.display = none
+            if not isinstance(self.focused, Input):
+                self.set_focus(empty if none else table)
+
+    def _show_facts(self) -> None:
+        entry = self.query_one(RunsTable).current
+        if entry is None:
+            self.query_one(Facts).update("")
+            return
+        variables = self.app.theme_variables
+        rows: list[tuple[str, str | Text]] = [
+            ("run", entry.name),
+            ("state", Text(entry.condition, style=colour(entry.condition, variables))),
+            ("method", entry.method),
+            ("model", entry.model),
+            ("data", entry.data),
+            ("step", entry.steps_text),
+        ]
+        if entry.headline:
+            rows.append((entry.headline[0], metric(*entry.headline)))
+        if entry.changed:
+            rows.append(("changed", ago(time.time() - entry.changed)))
+        if entry.problem:
+            rows.append(("problem", Text(entry.problem, style=variables.get("error", ""))))
+        self.query_one(Facts).show(rows)
+
+    def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        """The facts are those of the run under the cursor."""
+        self._show_facts()
+        self.refresh_bindings()
+
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        """Open the run."""
+        run = self.query_one(RunsTable).run_of(event.row_key.value)
+        if run is not None:
+            self.app.go("monitor", run)
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Filter while one types."""
+        self._show()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Back to the table, which stays filtered."""
+        event.input.display = bool(event.value)
+        self.query_one(RunsTable).focus()
+
+    def action_filter(self) -> None:
+        """Type words that must be in the row."""
+        field = self.query_one("#filter", Input)
+        field.display = True
+        field.focus()
+
+    def action_back(self) -> None:
+        """Show all runs again."""
+        field = self.query_one("#filter", Input)
+        field.value = ""
+        field.display = False
+        self.query_one(RunsTable).focus()
+        self._show()
+
+    @property
+    def current(self) -> Entry | None:
+        """The run under the cursor."""
+        return self.query_one(RunsTable).current if self.entries else None
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what can be done to the run under the cursor is offered."""
+        if action in ("go_nowhere", "go_with_run") and parameters[0] not in PLACES:
+            return False
+        if action == "compare":
+            return "compare" in PLACES and len(self.app.marked) > 1
+        if action in ("go_with_run", "mark", "delete", "filter"):
+            return self.is_mounted and self.current is not None
+        if action == "resume":
+            return self.is_mounted and self.current is not None and self.current.condition in RESUMABLE
+        if action == "stop":
+            return self.is_mounted and self.current is not None and self.current.condition == "running"
+        return True
+
+    def action_go_nowhere(self, name: str) -> None:
+        """Open a screen that is about no run."""
+        self.app.go(name)
+
+    def action_go_with_run(self, name: str) -> None:
+        """Open a screen about the run under the cursor."""
+        if self.current is not None:
+            self.app.go(name, self.current.run)
+
+    def action_compare(self) -> None:
+        """Compare the runs that are marked."""
+        self.app.go("compare", self.app.marked_runs())
+
+    def action_mark(self) -> None:
+        """Mark the run under the cursor to be compared, or take the mark away; then one down."""
+        if self.current is None:
+            return
+        name, marked = self.current.name, self.app.marked
+        if name in marked:
+            marked.remove(name)
+        else:
+            marked.append(name)
+        self._show()
+        self.query_one(RunsTable).action_cursor_down()
+
+    def action_resume(self) -> None:
+        """Go on from the last checkpoint."""
+        if self.current is not None:
+            self.start(self.current.run)
+
+    def start(self, run: RunDirectory) -> None:
+        """Start an engine on a run, new or to be resumed, and open it."""
+        self.notify(f"starting {run.name} ...")
+        self.work(lambda: self.app.engines.start(run), lambda _: self._started(run), group="start")
+
+    def _started(self, run: RunDirectory) -> None:
+        self.look_now()
+        self.app.go("monitor", run)
+
+    def action_stop(self) -> None:
+        """Ask the engine to save and stop."""
+        if self.current is not None:
+            run = self.current.run
+            self.work(lambda: stop(run), lambda _: self.notify(f"{run.name} saves and stops"), group="stop")
+
+    def action_delete(self) -> None:
+        """Delete the run under the cursor, once the question is answered."""
+        if self.current is None:
+            return
+        run = self.current.run
+        text = f"{run.name}\n\nIts configuration, log, checkpoints and adapter are removed for good."
+        self.app.push_screen(
+            ConfirmScreen("Delete this run?", text, "Delete"), lambda yes: self._delete(run) if yes else None
+        )
+
+    def _delete(self, run: RunDirectory) -> None:
+        self.work(run.remove, lambda _: self.look_now(), group="delete")
+
+    def action_demo(self) -> None:
+        """Train the embedded model on the embedded sample."""
+        self.notify("preparing the demo ...")
+        self.work(self._prepare_demo, self.start, group="demo")
+
+    def _prepare_demo(self) -> RunDirectory:
+        from mlx_align.api import prepare
+        from mlx_align.settings import gather, resolve
+
+        return prepare(resolve(gather("orpo", flags={"runs.dir": str(self.app.root)})))

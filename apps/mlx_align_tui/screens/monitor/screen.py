@@ -1,0 +1,312 @@
+"""One run, live: curves, samples, log, configuration and alerts."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.message import Message
+from textual.widgets import Log, Static, TabbedContent, TabPane
+
+from mlx_align.errors import AlignError
+from mlx_align.runs import RunDirectory
+from mlx_align.settings import flatten
+from mlx_align_cli.display.listing import short_name
+from mlx_align_cli.display.text import clean
+from mlx_align_tui.live import engines
+from mlx_align_tui.live.watching import Look, watch
+from mlx_align_tui.screens import PLACES
+from mlx_align_tui.screens.base import AlignScreen
+from mlx_align_tui.screens.monitor import texts
+from mlx_align_tui.screens.monitor.plots import lines_of, plots_of
+from mlx_align_tui.settings import Curves
+from mlx_align_tui.widgets.curve import View
+from mlx_align_tui.widgets.curve_grid import CurveGrid
+
+TABS = ("curves", "samples", "log", "config", "alerts")
+WIDE, TALL = 140, 34
+"""From so many cells on there is room for three plots side by side, and for the extra ones."""
+LOG_LINES = 5_000
+HELP = """\
+# Monitor
+
+**loss** falls while the model learns; where the held-out one (valid) rises again, it learns the rows by
+heart. **rewards** say how much likelier an answer has become than it was: chosen should rise above rejected.
+**margin** is the distance between them, **accuracy** how often it is on the right side.
+
+For GRPO, **reward** is what answers are worth, **length** their tokens, **KL** how far the model has moved
+from its start, **entropy** how undecided it still is: near zero it always says the same.
+
+The line below the state says what looks odd and what helps. In the curves: arrows move a cursor that tells
+values, z and Z zoom, + and - smooth, l is a logarithmic scale, t time instead of steps, space holds still,
+enter gives a plot all the room, drag opens a range, esc lets go of it all. 1 to 5 change the tab.
+"""
+
+
+class MonitorScreen(AlignScreen):
+    """Watches one run.
+
+    Args:
+        run: the run.
+    """
+
+    crumb = "Monitor"
+    help_text = HELP
+    AUTO_FOCUS = ""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("plus,equals_sign", "smooth(1)", "Smooth", id="monitor.smoother", key_display="+"),
+        Binding("minus", "smooth(-1)", "Less", id="monitor.rougher", key_display="-", show=False),
+        Binding("l", "log_scale", "Log", id="monitor.log"),
+        Binding("t", "axis", "Time", id="monitor.axis"),
+        Binding("z", "zoom(0.5)", "Zoom", id="monitor.zoom"),
+        Binding("Z,shift+z", "zoom(2.0)", "Zoom out", id="monitor.zoom_out", show=False),
+        Binding("left", "cursor(-1)", "Cursor left", id="monitor.left", show=False),
+        Binding("right", "cursor(1)", "Cursor right", id="monitor.right", show=False),
+        Binding("shift+left", "cursor(-10)", "Ten left", id="monitor.far_left", show=False),
+        Binding("shift+right", "cursor(10)", "Ten right", id="monitor.far_right", show=False),
+        Binding("enter", "alone", "One plot", id="monitor.alone", show=False),
+        Binding("space", "freeze", "Hold", id="monitor.freeze"),
+        Binding("s", "stop", "Stop", id="monitor.stop"),
+        Binding("c", "checkpoint", "Save", id="monitor.checkpoint"),
+        Binding("r", "resume", "Resume", id="monitor.resume"),
+        Binding("a", "go_with_run('chat')", "Chat", id="monitor.chat"),
+        Binding("e", "go_with_run('export')", "Export", id="monitor.export"),
+        *(
+            Binding(str(n), f"tab('{name}')", name.capitalize(), id=f"monitor.{name}_tab", show=False)
+            for n, name in enumerate(TABS, 1)
+        ),
+    ]
+
+    class Looked(Message):
+        """What the run is like now."""
+
+        def __init__(self, look: Look) -> None:
+            super().__init__()
+            self.look = look
+
+    class Blind(Message):
+        """The run cannot be read any more."""
+
+        def __init__(self, error: AlignError) -> None:
+            super().__init__()
+            self.error = error
+
+    def __init__(self, run: RunDirectory) -> None:
+        super().__init__()
+        self.run_directory = run
+        self.latest: Look | None = None
+        self.frozen: Look | None = None
+        self._gone = threading.Event()
+
+    def body(self) -> ComposeResult:
+        """State, health, and the tabs."""
+        yield Static(id="status")
+        yield Static("reading the log ...", id="health")
+        with TabbedContent(id="tabs"):
+            with TabPane("1 curves", id="curves"):
+                yield CurveGrid(id="grid")
+            with TabPane("2 samples", id="samples"), VerticalScroll(can_focus=True):
+                yield Static(id="samples-text", classes="page")
+            with TabPane("3 log", id="log"):
+                yield Log(id="log-text", max_lines=LOG_LINES)
+            with TabPane("4 config", id="config"), VerticalScroll(can_focus=True):
+                yield Static(id="config-text", classes="page")
+            with TabPane("5 alerts", id="alerts"), VerticalScroll(can_focus=True):
+                yield Static(id="alerts-text", classes="page")
+
+    def on_mount(self) -> None:
+        """Look at curves as they were looked at last time, and begin to watch."""
+        kept = self.app.settings.curves
+        self.query_one(CurveGrid).view = View(kept.smoothing, kept.log_scale, kept.axis)
+        self.run_worker(self._watch, thread=True, group="watch", exit_on_error=False)
+
+    def on_unmount(self) -> None:
+        """End watching."""
+        self._gone.set()
+
+    def _watch(self) -> None:
+        try:
+            watch(self.run_directory, lambda look: self.post_message(self.Looked(look)), self._gone.wait)
+        except OSError as error:
+            where = str(self.run_directory.path)
+            self.post_message(
+                self.Blind(AlignError(f"the run cannot be read: {error.strerror}", where=where))
+            )
+
+    async def on_monitor_screen_looked(self, event: Looked) -> None:
+        """Show what is new."""
+        self.latest = event.look
+        if event.look.log:
+            self.query_one(Log).write(clean(event.look.log))
+        await self.show()
+        self.refresh_bindings()
+
+    def on_monitor_screen_blind(self, event: Blind) -> None:
+        """Say that the run cannot be read."""
+        self.app.tell(event.error)
+
+    async def on_resize(self, event: events.Resize) -> None:
+        """Other room, other columns."""
+        await self.show()
+
+    async def show(self) -> None:
+        """Show the newest look, or in the curves the one that was frozen."""
+        look = self.latest
+        if look is None or not self.is_mounted:
+            return
+        variables = self.app.theme_variables
+        self.query_one("#status", Static).update(texts.status(look, variables, max(20, self.size.width - 2)))
+        self.query_one("#health", Static).update(texts.health(look, variables))
+        self._say_view()
+        match self.query_one(TabbedContent).active:
+            case "curves":
+                await self._show_curves(self.frozen or look)
+            case "samples":
+                self.query_one("#samples-text", Static).update(texts.samples(look.state, variables))
+            case "alerts":
+                self.query_one("#alerts-text", Static).update(
+                    texts.alerts(look.state, look.findings, variables)
+                )
+
+    async def _show_curves(self, look: Look) -> None:
+        grid = self.query_one(CurveGrid)
+        roomy = self.size.width >= WIDE and self.size.height >= TALL
+        wanted = [plot for plot in plots_of(self._method(look)) if roomy or not plot.extra]
+        lines = {plot.name: lines_of(plot, look.curves) for plot in wanted}
+        shown = [plot for plot in wanted if lines[plot.name] or not look.curves]
+        across = 3 if self.size.width >= WIDE and len(shown) > 4 else 2
+        await grid.have({plot.name: plot.title for plot in shown}, across)
+        grid.show(lines)
+
+    def _method(self, look: Look) -> str:
+        return look.state.started.method if look.state.started else ""
+
+    def _say_view(self) -> None:
+        view = self.query_one(CurveGrid).view
+        words = ["[$accent]held[/]"] if self.frozen else []
+        words += [f"mean of {view.smoothing}"] if view.smoothing > 1 else []
+        words += ["log"] if view.log_scale else []
+        words += ["zoomed"] if view.zoom else []
+        words += ["by time"] if view.axis == "time" else []
+        name = self.run_directory.name
+        detail = name if self.size.width >= 100 else short_name(name)
+        self.say_where(detail, f"[$quiet]{' · '.join(words)}[/]")
+
+    async def on_tabbed_content_tab_activated(self, event: TabbedContent.TabActivated) -> None:
+        """Fill the tab that is looked at now."""
+        if event.pane.id == "config":
+            self.work(self._settings, self._show_config, group="config")
+        await self.show()
+
+    def _settings(self) -> list[tuple[str, object, str]]:
+        origins = self.run_directory.env().get("origins", {})
+        values = flatten(self.run_directory.config().model_dump(mode="json"))
+        return [(key, value, origins.get(key, "default")) for key, value in values.items()]
+
+    def _show_config(self, rows: list[tuple[str, object, str]]) -> None:
+        plan = self.latest.state.plan if self.latest else None
+        self.query_one("#config-text", Static).update(texts.config(rows, plan, self.app.theme_variables))
+
+    def on_curve_grid_looked(self, event: CurveGrid.Looked) -> None:
+        """The mouse has changed the view."""
+        self._say_view()
+
+    def _look(self, view: View) -> None:
+        self.query_one(CurveGrid).look(view)
+        self._say_view()
+        kept = Curves.model_validate(
+            {"smoothing": view.smoothing, "log_scale": view.log_scale, "axis": view.axis}
+        )
+        self.app.remember(curves=kept)
+
+    @property
+    def view(self) -> View:
+        """How the curves are looked at."""
+        return self.query_one(CurveGrid).view
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """What cannot be done to this run now is not offered."""
+        if action == "go_with_run" and parameters[0] not in PLACES:
+            return False
+        if not self.is_mounted:
+            return True
+        if action in ("smooth", "log_scale", "axis", "zoom", "cursor", "freeze", "alone"):
+            return self.query_one(TabbedContent).active == "curves"
+        condition = self.latest.condition if self.latest else ""
+        if action in ("stop", "checkpoint"):
+            return condition == "running"
+        if action == "go_with_run":
+            return condition != "running"
+        return condition in ("stopped", "failed", "crashed", "new") if action == "resume" else True
+
+    def action_smooth(self, by: int) -> None:
+        """Means over more updates, or over fewer."""
+        self._look(self.view.smoother(by))
+
+    def action_log_scale(self) -> None:
+        """Logarithmic scale, or linear."""
+        self._look(replace(self.view, log_scale=not self.view.log_scale))
+
+    def action_axis(self) -> None:
+        """Time, or steps."""
+        axis = "time" if self.view.axis == "step" else "step"
+        self._look(replace(self.view, axis=axis, zoom=None, cursor=None))
+
+    def action_zoom(self, factor: float) -> None:
+        """Show a range so many times as wide, around the cursor."""
+        self.query_one(CurveGrid).zoom(factor)
+        self._say_view()
+
+    def action_cursor(self, by: int) -> None:
+        """Move the cursor by columns."""
+        self.query_one(CurveGrid).step_cursor(by)
+
+    def action_alone(self) -> None:
+        """Give one plot all the room, or back."""
+        self.query_one(CurveGrid).toggle_alone()
+
+    async def action_freeze(self) -> None:
+        """Hold the curves still, or let them go on."""
+        self.frozen = None if self.frozen else self.latest
+        await self.show()
+
+    def action_back(self) -> None:
+        """Let go of cursor and zoom; where there are none, leave."""
+        if not self.query_one(CurveGrid).let_go():
+            super().action_back()
+        self._say_view()
+
+    def action_tab(self, name: str) -> None:
+        """Look at another tab."""
+        tabs = self.query_one(TabbedContent)
+        tabs.active = name
+        for widget in tabs.get_pane(name).query("VerticalScroll, Log"):
+            widget.focus()
+
+    def action_stop(self) -> None:
+        """Ask the engine to save and stop."""
+        run = self.run_directory
+        self.work(
+            lambda: engines.stop(run), lambda _: self.notify("it saves a checkpoint and stops"), group="stop"
+        )
+
+    def action_checkpoint(self) -> None:
+        """Ask the engine to save and go on."""
+        run = self.run_directory
+        self.work(
+            lambda: engines.checkpoint(run), lambda _: self.notify("it saves a checkpoint"), group="stop"
+        )
+
+    def action_resume(self) -> None:
+        """Go on from the last checkpoint."""
+        run = self.run_directory
+        self.work(lambda: self.app.engines.start(run), lambda _: self.notify("it goes on"), group="start")
+
+    def action_go_with_run(self, name: str) -> None:
+        """Open another screen about this run."""
+        self.app.go(name, self.run_directory)

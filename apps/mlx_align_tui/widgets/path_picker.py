@@ -1,0 +1,121 @@
+"""Choosing a file or a folder on this disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import DirectoryTree, Input, Static
+
+Wanted = Callable[[Path], bool]
+
+
+class Tree(DirectoryTree):
+    """Folders, and the files that are wanted.
+
+    Args:
+        root: where it begins.
+        wanted: whether a file can be chosen.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("space", "screen.take", "Choose", id="picker.take")]
+
+    def __init__(self, root: Path, wanted: Wanted) -> None:
+        self._wanted = wanted
+        super().__init__(root)
+
+    def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
+        """Without hidden ones, and without files that cannot be chosen."""
+        return [path for path in paths if not path.name.startswith(".") and self._shown(path)]
+
+    def _shown(self, path: Path) -> bool:
+        try:
+            return path.is_dir() or self._wanted(path)
+        except OSError:
+            return False
+
+
+class PathPicker(ModalScreen[Path | None]):
+    """Answers with the path that was chosen, None for none.
+
+    Args:
+        title: what is chosen.
+        hint: what can be chosen, in one line.
+        root: the folder to begin in.
+        wanted: whether a path can be chosen; folders for which it is false are only opened.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss", "Close", id="picker.close"),
+        Binding("backspace,minus", "up", "Folder above", id="picker.up"),
+        Binding("j", "app.simulate_key('down')", show=False),
+        Binding("k", "app.simulate_key('up')", show=False),
+        Binding("l", "app.simulate_key('enter')", show=False),
+    ]
+
+    def __init__(self, title: str, hint: str, root: Path, wanted: Wanted) -> None:
+        super().__init__()
+        self._title, self._hint, self._root, self._wanted = title, hint, root, wanted
+
+    def compose(self) -> ComposeResult:
+        """A path to type, and the tree."""
+        with Vertical(classes="dialog picker") as frame:
+            frame.border_title = self._title
+            frame.border_subtitle = "enter open · space choose · backspace up · esc close"
+            yield Static(self._hint, classes="quiet")
+            yield Input(str(self._root), compact=True, select_on_focus=False)
+            yield Tree(self._root, self._wanted)
+
+    def on_mount(self) -> None:
+        """Begin in the tree."""
+        self.query_one(Tree).focus()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Go to a folder that was typed, or choose a path."""
+        event.stop()
+        path = Path(event.value).expanduser()
+        if self._wanted(path):
+            self.dismiss(path)
+        elif path.is_dir():
+            self._go(path)
+        else:
+            self.notify("There is no such file or folder.", severity="warning")
+
+    def on_directory_tree_file_selected(self, event: DirectoryTree.FileSelected) -> None:
+        """Choose a file."""
+        self.dismiss(event.path)
+
+    def action_take(self) -> None:
+        """Choose what is under the cursor."""
+        node = self.query_one(Tree).cursor_node
+        if node is None or node.data is None:
+            return
+        if self._wanted(node.data.path):
+            self.dismiss(node.data.path)
+        else:
+            self.notify("That cannot be chosen; enter opens a folder.", severity="warning")
+
+    def action_up(self) -> None:
+        """Go to the folder above."""
+        self._go(Path(self.query_one(Tree).path).resolve().parent)
+
+    def _go(self, folder: Path) -> None:
+        tree = self.query_one(Tree)
+        tree.path = folder
+        self.query_one(Input).value = str(folder)
+        tree.focus()
+
+
+def is_model(path: Path) -> bool:
+    """Whether a path is a model's folder."""
+    return path.is_dir() and (path / "config.json").is_file()
+
+
+def is_data(path: Path) -> bool:
+    """Whether a path is a JSON lines file or a folder with one to train on."""
+    return path.suffix == ".jsonl" if path.is_file() else (path / "train.jsonl").is_file()

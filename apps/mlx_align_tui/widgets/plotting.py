@@ -1,0 +1,193 @@
+"""From a long series to the few points that a terminal can show. Pure functions over (n,) float64 arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from textual_plot.axis_formatter import AxisFormatter
+
+from mlx_align_cli.display.text import duration
+
+Array = NDArray[np.float64]
+LEVELS = (1, 5, 10, 25, 50, 100, 250, 1000)
+"""Means over so many updates: the steps of smoothing."""
+
+
+def smooth(values: Array, window: int) -> Array:
+    """Each value's mean with those before it, `window` in all; NaN is left out of means and stays NaN."""
+    if window <= 1 or len(values) < 2:
+        return values
+    known = np.isfinite(values)
+    sums = _trailing(np.where(known, values, 0.0), window)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = sums / _trailing(known.astype(np.float64), window)
+    return np.where(known, means, np.nan)
+
+
+def _trailing(values: Array, window: int) -> Array:
+    sums: Array = np.cumsum(values)
+    sums[window:] -= sums[:-window].copy()
+    return sums
+
+
+def decimate(x: Array, y: Array, columns: int) -> tuple[Array, Array]:
+    """The lowest and the highest point of each column, in their order: what is seen stays as it was.
+
+    Args:
+        x: (n,) ascending and finite.
+        y: (n,); what is not finite is left out.
+        columns: how many there are.
+    """
+    if len(x) <= 2 * columns or columns < 1:
+        finite = np.isfinite(y)
+        return x[finite], y[finite]
+    starts = np.unique(np.searchsorted(x, np.linspace(x[0], x[-1], columns, endpoint=False)))
+    known = np.isfinite(y)
+    low, high = (y, y) if known.all() else (np.where(known, y, np.inf), np.where(known, y, -np.inf))
+    chosen: list[int] = []
+    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(x)], strict=True):
+        chosen += sorted({start + int(low[start:end].argmin()), start + int(high[start:end].argmax())})
+    index = np.array(chosen)
+    index = index[known[index]]  # a column may have nothing that was measured
+    return x[index], y[index]
+
+
+def visible(x: Array, low: float, high: float) -> slice:
+    """The part of an ascending axis that a range shows, with one point more at each end for the line."""
+    first, last = (int(n) for n in np.searchsorted(x, [low, high], side="left"))
+    return slice(max(0, first - 1), min(len(x), last + 2))
+
+
+def logarithm(values: Array) -> Array:
+    """log10, NaN where there is none."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result: Array = np.log10(np.where(values > 0, values, np.nan))
+    return result
+
+
+def nearest(x: Array, position: float) -> int | None:
+    """The index of the point nearest to a position on an ascending axis, None where there is none."""
+    if not len(x):
+        return None
+    index = min(int(np.searchsorted(x, position)), len(x) - 1)
+    return index - 1 if index and position - x[index - 1] < x[index] - position else index
+
+
+def value_at(x: Array, y: Array, position: float, window: int = 1) -> float | None:
+    """The value, smoothed over a window, of the point nearest to a position; None where there is none."""
+    index = nearest(x, position)
+    if index is None:
+        return None
+    value = float(smooth(y[max(0, index - window + 1) : index + 1], window)[-1])
+    return value if math.isfinite(value) else None
+
+
+def limits(parts: Sequence[Array], *, margin: float = 0.06) -> tuple[float, float]:
+    """The range that shows all finite values with a little room; never of width 0."""
+    known = [part[np.isfinite(part)] for part in parts]
+    known = [part for part in known if len(part)]
+    if not known:
+        return 0.0, 1.0
+    low, high = min(float(p.min()) for p in known), max(float(p.max()) for p in known)
+    room = (high - low) * margin or max(abs(high) * 0.1, 0.01)
+    return low - room, high + room
+
+
+def nice_ticks(low: float, high: float, count: int) -> list[float]:
+    """At most `count` round numbers in a range, at distances of 1, 2 or 5 times a power of ten."""
+    if not _drawable(low, high, count):
+        return []
+    power = 10.0 ** math.floor(math.log10((high - low) / count))
+    return _first_fitting(low, high, count, (factor * power for factor in (1, 2, 5, 10, 20, 50)))
+
+
+def time_ticks(low: float, high: float, count: int) -> list[float]:
+    """At most `count` round times in a range of seconds."""
+    if not _drawable(low, high, count):
+        return []
+    day = 86_400
+    distances = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 28_800, 43_200)
+    return _first_fitting(low, high, count, (*distances, *(day * 2**n for n in range(12))))
+
+
+def log_ticks(low: float, high: float, count: int) -> list[float]:
+    """At most `count` ticks in a range of exponents of ten: 1, 2 and 5 times powers, or only powers."""
+    if not _drawable(low, high, count):
+        return []
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    for factors in ((1, 2, 5), (1,)):
+        ticks = [math.log10(factor) + power for power in powers for factor in factors]
+        shown = [tick for tick in ticks if low <= tick <= high]
+        if 2 <= len(shown) <= count:
+            return shown
+    if high - low < 1:  # a narrow range has no such number: take round ones
+        return [math.log10(tick) for tick in nice_ticks(10.0**low, 10.0**high, count) if tick > 0]
+    return _first_fitting(low, high, count, range(1, 400))
+
+
+def _drawable(low: float, high: float, count: int) -> bool:
+    return math.isfinite(low) and math.isfinite(high) and high > low and count >= 1
+
+
+def _first_fitting(low: float, high: float, count: int, distances: Iterable[float]) -> list[float]:
+    for distance in distances:
+        first, last = math.ceil(low / distance - 1e-9), math.floor(high / distance + 1e-9)
+        if last - first < count:
+            return [n * distance for n in range(first, last + 1)]
+    return []
+
+
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """Ticks in as few characters as tell them apart: 0.25, 1200, 12k, 3e-5."""
+    largest = max((abs(tick) for tick in ticks), default=0.0)
+    if 0 < largest < 0.001:
+        return [f"{tick:.1e}".replace("e-0", "e-").replace(".0e", "e") if tick else "0" for tick in ticks]
+    if largest >= 10_000:
+        return [f"{tick / 1000:g}k" if tick else "0" for tick in ticks]
+    distance = ticks[1] - ticks[0] if len(ticks) > 1 else 0.0
+    decimals = max(0, -math.floor(math.log10(distance) + 1e-9)) if distance > 0 else 2
+    return [f"{tick:.{decimals}f}" for tick in ticks]
+
+
+def time_labels(ticks: Sequence[float]) -> list[str]:
+    """Seconds as 0:07, 12:30 or 1:02:03."""
+    return [duration(tick) for tick in ticks]
+
+
+def log_labels(ticks: Sequence[float]) -> list[str]:
+    """Exponents of ten as the numbers that they mean."""
+    return [f"{value / 1000:.3g}k" if value >= 1000 else f"{value:.3g}" for value in (10.0**t for t in ticks)]
+
+
+class Ticks(AxisFormatter):
+    """A few round ticks.
+
+    Args:
+        count: at most so many.
+        kind: "linear"; "time", for seconds; or "log", for exponents of ten.
+    """
+
+    def __init__(self, count: int, kind: str = "linear") -> None:
+        self._count = count
+        self._ticks, self._labels = KINDS[kind]
+
+    def get_ticks(self, min_: float, max_: float, max_ticks: int = 8) -> list[float]:
+        """Ticks in a range."""
+        return self._ticks(min_, max_, min(self._count, max_ticks))
+
+    def get_labels_for_ticks(self, ticks: Sequence[float]) -> list[str]:
+        """Their labels."""
+        return self._labels(ticks)
+
+
+KINDS: dict[
+    str, tuple[Callable[[float, float, int], list[float]], Callable[[Sequence[float]], list[str]]]
+] = {
+    "linear": (nice_ticks, tick_labels),
+    "time": (time_ticks, time_labels),
+    "log": (log_ticks, log_labels),
+}
+"""Kind of an axis -> what finds its ticks, and what makes their labels."""

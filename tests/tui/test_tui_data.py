@@ -1,0 +1,325 @@
+"""Data: rows with their tokens, what is odd, lengths with a line that moves, and columns of other names."""
+
+from __future__ import annotations
+
+import json
+import queue
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.text import Text
+from textual.pilot import Pilot
+from textual.widgets import OptionList, Static
+
+from mlx_align import embedded
+from mlx_align.errors import AlignError, DataError
+from mlx_align_tui.app import AlignApp
+from mlx_align_tui.live.programs import Preview
+from mlx_align_tui.screens.data import DataScreen, Side
+from mlx_align_tui.screens.data_parts.mapping import Mapping
+from mlx_align_tui.screens.data_parts.survey import SHOWN_ROWS, Survey
+from mlx_align_tui.screens.data_parts.tokens import tokens_text
+from mlx_align_tui.settings import TuiSettings
+from mlx_align_tui.widgets.choice import Choice
+from mlx_align_tui.widgets.histogram import LengthPlot, bars, counts
+from tests.tui.conftest import play, until
+from tests.tui.snapshots import SIZES, check_picture, words
+
+ROWS = 40
+LENGTHS = [10 + (7 * number) % 50 for number in range(ROWS)]
+SURVEY: dict[str, Any] = {
+    "type": "survey",
+    "scores_prompt": False,
+    "names": [f"some/rows.jsonl:{number + 1}" for number in range(ROWS)],
+    "prompts": LENGTHS,
+    "answers": [[length // 2 + 3, length // 3 + 2] for length in LENGTHS],
+    "findings": [
+        {
+            "code": "duplicate-rows",
+            "message": "2 of 40 rows repeat an earlier one word for word and count double",
+            "rows": ["some/rows.jsonl:8", "some/rows.jsonl:31"],
+        }
+    ],
+    "faults": [{"message": "the answer is empty", "where": "some/rows.jsonl:41, key 'chosen'", "hint": None}],
+}
+COLUMNS = {"question": "Why [is] it?", "better": "Because.", "worse": "No idea."}
+
+
+def row(index: int) -> dict[str, Any]:
+    return {
+        "type": "row",
+        "index": index,
+        "prompt": [
+            ("<|im_start|>", 1),
+            ("user\n", 1),
+            (f"Question {index}: [b]why[/]", 7),
+            ("<|im_end|>\n", 1),
+        ],
+        "answers": [[("Because", 1), (" 🙂", 3), ("<|im_end|>", 1)], [("\x1b[31mNo", 1), ("<|im_end|>", 1)]],
+        "right": None,
+    }
+
+
+class Scripted:
+    """A preview that says what is written above; `failing` raises instead."""
+
+    failing: AlignError | None = None
+    opened: list[tuple[Path, str, str]]
+
+    def __init__(self, path: Path, model: str, method: str) -> None:
+        self.opened.append((path, model, method))
+        self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._messages.put({"type": "progress", "doing": "reading rows", "done": 7, "total": ROWS})
+        self._messages.put(SURVEY)
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        if self.failing is not None:
+            raise self.failing
+        while (message := self._messages.get()) is not None:
+            yield message
+
+    def ask(self, index: int) -> None:
+        self._messages.put(row(index))
+
+    def close(self) -> None:
+        self._messages.put(None)
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
+    monkeypatch.setattr("mlx_align_tui.screens.data.Preview", Scripted)
+    monkeypatch.setattr(Scripted, "failing", None)
+    monkeypatch.setattr(Scripted, "opened", [], raising=False)
+    return Scripted
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(COLUMNS) + "\n", encoding="utf-8")
+    return path
+
+
+async def opened(app: AlignApp, pilot: Pilot[None], *arguments: Any) -> DataScreen:
+    await pilot.pause()
+    app.go("data", *arguments)
+    await until(pilot, lambda: isinstance(app.screen, DataScreen))
+    screen = app.screen
+    assert isinstance(screen, DataScreen)
+    await until(pilot, lambda: screen._rows or (screen.survey is None and Scripted.failing is not None))
+    await until(pilot, lambda: screen.query("#write"))
+    return screen
+
+
+def text_of(screen: DataScreen, side: str) -> str:
+    shown = screen.query_one(f"#{side} .tokens", Static).content
+    assert isinstance(shown, Text)
+    return shown.plain
+
+
+def test_rows_are_gone_through_with_keys(scripted: type[Scripted], root: Path, file: Path) -> None:
+    async def story() -> None:
+        app = AlignApp(root, settings=TuiSettings())
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(app, pilot, file, "tiny-chat", "dpo")
+            assert scripted.opened == [(file, "tiny-chat", "dpo")]
+            assert "40 rows for dpo" in words(app)[0]
+            assert "1 unusable" in words(app)[0]
+            for key, place in (("right", 1), ("l", 2), ("left", 1), ("end", 39), ("right", 39), ("home", 0)):
+                await pilot.press(key)
+                await until(pilot, lambda place=place: f"Question {place}:" in text_of(screen, "prompt"))  # type: ignore[misc]
+            assert f"row 1 of {ROWS}" in "\n".join(words(app))
+            assert "[b]why[/]" in text_of(screen, "prompt"), "what a file says is never markup"
+            assert text_of(screen, "rejected").startswith("␛[31mNo"), "nor a command to the terminal"
+
+    play(story())
+
+
+def test_scored_tokens_are_coloured_and_bounds_shown_or_not() -> None:
+    colours = {"success": "#00ff00", "quiet": "#808080", "panel": "#222222", "surface": "#111111"}
+    pieces = [("Yes", 1), (" 🙂\n", 3), ("<|im_end|>", 1)]
+    learnt = tokens_text(pieces, colours, scored=True, bounds=True)
+    assert learnt.plain == "Yes 🙂↵\n<|im_end|>"
+    styles = [str(span.style) for span in learnt.spans if span.style]
+    assert styles == ["#00ff00 on #111111", "#00ff00 on #222222", "#00ff00 on #111111"]
+    read = tokens_text(pieces, colours, scored=False, bounds=False)
+    assert {str(span.style) for span in read.spans if span.style} == {"#808080"}
+
+
+def test_a_finding_leads_to_its_row(scripted: type[Scripted], root: Path, file: Path) -> None:
+    async def story() -> None:
+        app = AlignApp(root, settings=TuiSettings())
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(app, pilot, file)
+            await pilot.press("2")
+            await until(pilot, lambda: isinstance(screen.focused, OptionList))
+            shown = "\n".join(words(app))
+            assert "rows.jsonl:41, key 'chosen': the answer is empty" in shown
+            assert "count double" in shown
+            await pilot.press("end", "enter")
+            await until(pilot, lambda: "Question 30:" in text_of(screen, "prompt"))
+            await until(pilot, lambda: isinstance(screen.focused, Side))
+
+    play(story())
+
+
+def test_the_line_moves_and_says_how_many_rows_are_longer(
+    scripted: type[Scripted], root: Path, file: Path
+) -> None:
+    used: list[tuple[str, str]] = []
+
+    async def story() -> None:
+        app = AlignApp(root, settings=TuiSettings())
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(app, pilot, file, "tiny-chat", "orpo", lambda *what: used.append(what))
+            plot = screen.query_one(LengthPlot)
+            await pilot.press("3")
+            await until(pilot, lambda: screen.focused is plot)
+            assert "every row fits" in "\n".join(words(app))
+            whole = np.array(LENGTHS) + np.array(LENGTHS) // 2 + 3
+            await pilot.press("left", *["left"] * 25)
+            await until(pilot, lambda: plot.limit == plot.high - 26)
+            longer = int((whole > plot.limit).sum())
+            assert 0 < longer < ROWS
+            assert f"{longer} of {ROWS} rows" in "\n".join(words(app))
+            before = plot.limit
+            await pilot.press("right")
+            await until(pilot, lambda: plot.limit == before + 1)
+            await pilot.press("enter")
+            await until(pilot, lambda: used == [("data.max_length", str(before + 1))])
+            await pilot.press("end")
+            await until(pilot, lambda: plot.limit == whole.max())
+            assert plot.beyond == 0
+            await pilot.press(*["H"] * 20)
+            await until(pilot, lambda: plot.limit == 1)
+            assert plot.beyond == ROWS
+
+    play(story())
+
+
+@pytest.mark.parametrize(("high", "columns"), [(100, 40), (40, 100), (64, 64), (1000, 7)])
+def test_a_histogram_loses_no_row(high: int, columns: int) -> None:
+    values = np.random.default_rng(high).integers(0, high + 1, 500)
+    found = counts(values.tolist(), high, columns)
+    assert len(found) == columns
+    if high >= columns:
+        expected, _ = np.histogram(values, bins=columns, range=(0, high))
+        assert sum(found) == 500
+        assert np.abs(np.cumsum(found) - np.cumsum(expected)).max() <= 500 / columns + 10
+    else:
+        assert set(found) == set(np.bincount(np.minimum(values, high - 1), minlength=high).tolist())
+
+
+def test_bars_show_every_count_that_is_not_0() -> None:
+    assert bars([0, 1, 400, 800], 2) == ["   █", " ▁██"]
+    assert bars([0, 0], 1) == ["  "]
+
+
+def test_a_file_with_other_columns_is_copied_with_our_names(
+    scripted: type[Scripted], root: Path, file: Path
+) -> None:
+    before = file.read_bytes()
+    used: list[tuple[str, str]] = []
+
+    async def story() -> None:
+        app = AlignApp(root, settings=TuiSettings())
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(app, pilot, file, "tiny-chat", "orpo", lambda *what: used.append(what))
+            await pilot.press("4")
+            await until(pilot, lambda: isinstance(screen.focused, Choice))
+            shown = "\n".join(words(app))
+            assert "rows.mapped.jsonl" in shown
+            assert "Why [is] it?" in shown
+            await pilot.press("left")  # no prompt: whole conversations have theirs inside
+            mapping = screen.query_one(Mapping)
+            await until(pilot, lambda: mapping.mapping == {"chosen": "better", "rejected": "worse"})
+            await pilot.press("right", "tab", "right")
+            await until(pilot, lambda: "one column cannot stand for two" in "\n".join(words(app)))
+            assert screen.query_one("#write").disabled
+            await pilot.press("left")
+            await until(pilot, lambda: not screen.query_one("#write").disabled)
+            screen.query_one("#write").focus()
+            await pilot.press("enter")
+            copy = file.with_name("rows.mapped.jsonl")
+            await until(pilot, lambda: used == [("data.path", str(copy))])
+            assert scripted.opened[-1][0] == copy
+            assert json.loads(copy.read_text()) == {
+                "prompt": "Why [is] it?",
+                "chosen": "Because.",
+                "rejected": "No idea.",
+            }
+
+    play(story())
+    assert file.read_bytes() == before
+
+
+def test_data_that_cannot_be_read_says_why(scripted: type[Scripted], root: Path, file: Path) -> None:
+    scripted.failing = DataError("byte 3 is not [b]UTF-8", where="rows.jsonl:1", hint="Save it as UTF-8.")
+
+    async def story() -> None:
+        app = AlignApp(root, settings=TuiSettings())
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(app, pilot, file)
+            await until(pilot, lambda: "byte 3 is not [b]UTF-8" in "\n".join(words(app)))
+            assert "Save it as UTF-8." in "\n".join(words(app))
+            await pilot.press("right", "t", "3", "left", "2", "enter")
+            assert app.screen is screen
+
+    play(story())
+
+
+def test_a_long_list_of_rows_is_cut_and_says_so() -> None:
+    names = [f"rows.jsonl:{number}" for number in range(200)]
+    survey = Survey(names, [1] * 200, [[1]] * 200, False, [{"message": "all", "rows": names}], [])
+    entries = survey.entries()
+    assert entries[0] == ("finding", "all", None)
+    assert entries[-1] == ("more", "and 150 more", None)
+    assert len(entries) == SHOWN_ROWS + 2
+    assert survey.titles == ("answer",)
+
+
+@pytest.mark.parametrize("theme", ["align-dark", "align-light"])
+def test_data_pictures(scripted: type[Scripted], root: Path, file: Path, theme: str) -> None:
+    async def story() -> None:
+        app = AlignApp(root, settings=TuiSettings(theme=theme))
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(app, pilot, file)
+            for width, height in SIZES:
+                await pilot.resize_terminal(width, height)
+                for number, tab in enumerate(("rows", "lint", "lengths", "columns"), 1):
+                    if tab != "rows" and width > 80 and tab != "lengths":
+                        continue
+                    await pilot.press(str(number))
+                    await until(pilot, lambda tab=tab: screen.query_one(f"#{tab}").display)  # type: ignore[misc]
+                    screen.query_one(LengthPlot).limit = 60
+                    screen.query_one(LengthPlot)._moved()
+                    await pilot.pause()
+                    check_picture(app, f"data-{tab}-{width}x{height}-{theme}")
+
+    play(story())
+
+
+def test_a_real_preview_reads_rows_as_the_model_does() -> None:
+    preview = Preview(embedded.sample_for("pair"), embedded.TINY_CHAT, "orpo")
+    messages = preview.messages()
+    survey = next(Survey.of(message) for message in messages if message["type"] == "survey")
+    assert len(survey.names) == 1360, "training and held-out rows"
+    assert survey.faults == []
+    preview.ask(1200)
+    answer = next(messages)
+    assert sum(count for _, count in answer["prompt"]) == survey.prompts[1200]
+    assert [sum(count for _, count in pieces) for pieces in answer["answers"]] == survey.answers[1200]
+    first = json.loads((embedded.sample_for("pair") / "valid.jsonl").read_text().splitlines()[0])
+    assert first["prompt"] in "".join(piece for piece, _ in answer["prompt"])
+    assert "".join(piece for piece, _ in answer["answers"][0]).startswith(first["chosen"])
+    preview.close()
+    assert list(messages) == []
+
+
+def test_a_real_preview_of_nothing_is_an_error(tmp_path: Path) -> None:
+    preview = Preview(tmp_path / "none.jsonl", embedded.TINY_CHAT, "orpo")
+    with pytest.raises(DataError, match="no such file"):
+        list(preview.messages())

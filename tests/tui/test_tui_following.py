@@ -1,0 +1,202 @@
+"""Reading a run's log while it is written: growing, torn, cut off by a resume, or gone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlx_align.events import RunState
+from mlx_align.runs import RunDirectory, RunLock
+from mlx_align_tui.live.columns import Columns
+from mlx_align_tui.live.following import Follower, Tail
+from mlx_align_tui.live.runs import Index
+from mlx_align_tui.live.watching import Look, watch
+from tests.tui.fake_engine import Fake, new_run, written
+
+
+def followed(run: RunDirectory) -> Follower:
+    follower = Follower(run)
+    while follower.poll():
+        pass
+    return follower
+
+
+def test_a_log_is_read_in_parts_and_once(root: Path) -> None:
+    run = written(root)
+    follower = Follower(run)
+    first = follower.poll(limit=10)
+    assert first is not None
+    assert len(first.events) == 10
+    assert first.more
+    rest = follower.poll()
+    assert rest is not None
+    assert rest.events[0].seq == 10
+    assert rest.condition == "finished"
+    assert follower.poll() is None
+    assert follower.state == run.state()
+
+
+def test_a_torn_line_is_read_when_it_is_whole(root: Path) -> None:
+    run = written(root)
+    lines = run.events.read_bytes().split(b"\n")
+    run.events.write_bytes(b"\n".join(lines[:20]) + b"\n" + lines[20][:30])
+    follower = Follower(run)
+    first = follower.poll()
+    assert first is not None
+    assert len(first.events) == 20
+    assert first.condition == "crashed", "nothing says how it ended, and no engine lives"
+    with run.events.open("ab") as file:
+        file.write(lines[20][30:] + b"\n")
+    second = follower.poll()
+    assert second is not None
+    assert [event.seq for event in second.events] == [20]
+
+
+def test_an_engine_that_dies_is_noticed(root: Path) -> None:
+    run = new_run(root)
+    Fake(run, "abort", 40).play()
+    follower = Follower(run)
+    with RunLock(run.lock):
+        alive = follower.poll()
+    assert alive is not None
+    assert alive.condition == "running"
+    dead = follower.poll()
+    assert dead is not None
+    assert dead.condition == "crashed"
+    assert dead.events == ()
+
+
+def test_columns_are_what_the_state_says(root: Path) -> None:
+    run = written(root, "nan", steps=60)
+    follower, columns = Follower(run), Columns()
+    while follower.poll(limit=7):
+        columns.follow(follower.state)
+    loss = columns.curves()["train", "loss"]
+    expected = [np.nan if step.loss is None else step.loss for step in follower.state.steps]
+    np.testing.assert_array_equal(loss.value, expected)
+    assert loss.step.tolist() == [step.step for step in follower.state.steps]
+    assert loss.seconds[0] == follower.state.steps[0].t - follower.state.first_t
+    margins = columns.curves()["valid", "margin"]
+    assert margins.value.tolist() == [e.metrics["margin"] for e in follower.state.evals]
+
+
+def test_what_a_resume_takes_back_leaves_the_curves(root: Path) -> None:
+    run = written(root, "oom", steps=40)
+    follower, columns = followed(run), Columns()
+    columns.follow(follower.state)
+    before = columns.curves()["train", "loss"]
+    assert len(before.step) == 30
+    Fake(run, "ok", 40).play()
+    while follower.poll():
+        columns.follow(follower.state)
+    after, state = columns.curves()["train", "loss"], run.state()
+    assert after.step.tolist() == [step.step for step in state.steps] == list(range(1, 41))
+    assert after.seconds.tolist() == [step.t - state.first_t for step in state.steps]
+    assert len(before.step) == 30, "an array that was given away does not change"
+
+
+def test_views_stay_while_columns_grow(root: Path) -> None:
+    run = written(root, steps=600)
+    follower, columns = Follower(run), Columns()
+    follower.poll(limit=100)
+    columns.follow(follower.state)
+    early = columns.curves()["train", "loss"]
+    kept = early.value.copy()
+    while follower.poll():
+        columns.follow(follower.state)
+    np.testing.assert_array_equal(early.value, kept)
+    assert len(columns.curves()["train", "loss"].value) == 600
+
+
+def test_columns_of_an_empty_state() -> None:
+    columns = Columns()
+    columns.follow(RunState())
+    assert columns.curves() == {}
+
+
+def test_the_end_of_a_log_and_what_is_added(tmp_path: Path) -> None:
+    path = tmp_path / "engine.log"
+    tail = Tail(path)
+    assert tail.read() == ""
+    path.write_bytes(b"x" * 100_000 + b"end\n")
+    first = tail.read()
+    assert first.endswith("end\n")
+    assert len(first) < 70_000
+    with path.open("ab") as file:
+        file.write(b"more \xff\n")
+    assert tail.read() == "more \ufffd\n"
+    path.write_bytes(b"anew\n")
+    assert tail.read() == "anew\n"
+
+
+def test_watching_tells_what_is_new_and_ends(root: Path) -> None:
+    run = written(root, "oom", method="grpo")
+    looks: list[Look] = []
+    waits: list[float] = []
+    watch(run, looks.append, lambda seconds: waits.append(seconds) or len(waits) > 3, clock=lambda: 0.0)
+    assert len(looks) == 1
+    assert looks[0].condition == "failed"
+    assert ("rollout", "reward") in looks[0].curves
+    assert "loading" in looks[0].log
+
+
+def test_time_goes_on_without_news(root: Path) -> None:
+    run = written(root)
+    looks: list[Look] = []
+    now = iter(range(100))
+    times: list[float] = []
+    watch(
+        run,
+        looks.append,
+        lambda seconds: times.append(seconds) or len(times) > 5,
+        clock=lambda: 10.0 * next(now),
+    )
+    assert len(looks) > 2
+    assert looks[-1].log == ""
+
+
+def test_the_index_sees_runs_come_grow_and_go(root: Path) -> None:
+    index = Index(root)
+    assert index.poll() == []
+    run = new_run(root)
+    (entry,) = index.poll()
+    assert (entry.condition, entry.method, entry.step) == ("new", "orpo", 0)
+    Fake(run, "ok", 40).play()
+    (entry,) = index.poll()
+    assert (entry.condition, entry.step, entry.total_steps) == ("finished", 40, 40)
+    assert entry.headline == ("margin", pytest.approx(0.6))
+    assert len(entry.course) == 40
+    assert index.poll()[0] is entry, "what has not changed is not read again"
+    shutil.rmtree(run.path)
+    assert index.poll() == []
+
+
+def test_the_index_reads_a_little_at_a_time(root: Path) -> None:
+    written(root, number=0)
+    written(root, number=1)
+    index = Index(root)
+    first = index.poll(budget=50)
+    assert first[0].course
+    assert not first[1].course, "the older run waits, with what its summary says"
+    assert first[1].condition == "finished"
+    while len((entries := index.poll(budget=50))[1].course) < 100:
+        assert len(entries) == 2
+
+
+def test_a_run_that_cannot_be_read_is_in_the_list(root: Path) -> None:
+    run = written(root)
+    (run.path / "state.json").write_text("{ broken", encoding="utf-8")
+    (entry,) = Index(root).poll()
+    assert entry.condition == "unreadable"
+    assert entry.problem
+
+
+def test_the_index_says_running_and_crashed(root: Path) -> None:
+    run = written(root, "abort")
+    index = Index(root)
+    with RunLock(run.lock):
+        assert index.poll()[0].condition == "running"
+    assert index.poll()[0].condition == "crashed"

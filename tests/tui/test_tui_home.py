@@ -1,0 +1,230 @@
+"""The list of runs: what it shows, and every key of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from textual.widgets import Input
+
+from mlx_align.runs import list_runs
+from mlx_align_tui.app import AlignApp
+from mlx_align_tui.screens.home import HomeScreen
+from mlx_align_tui.screens.monitor import MonitorScreen
+from mlx_align_tui.screens.quit import ConfirmScreen
+from mlx_align_tui.settings import TuiSettings
+from mlx_align_tui.widgets.runs_table import RunsTable, widths_for
+from tests.tui.conftest import play, until
+from tests.tui.fake_engine import launcher, new_run, written
+from tests.tui.snapshots import SIZES, check_picture, words
+
+SCRIPTS = (("ok", "orpo"), ("nan", "dpo"), ("abort", "simpo"), ("ok", "grpo"), ("oom", "orpo"))
+
+
+def several(root: Path, steps: int = 40) -> None:
+    for number, (script, method) in enumerate(SCRIPTS):
+        written(root, script, method=method, number=number, steps=steps)
+
+
+def home_of(app: AlignApp) -> HomeScreen:
+    screen = app.screen_stack[1]
+    assert isinstance(screen, HomeScreen)
+    return screen
+
+
+def cells(app: AlignApp) -> list[list[str]]:
+    table = home_of(app).query_one(RunsTable)
+    return [[cell.plain for cell in table.get_row_at(n)] for n in range(table.row_count)]
+
+
+def footer_fits(app: AlignApp) -> bool:
+    return all(key.region.right <= app.size.width for key in app.screen.query("FooterKey"))
+
+
+@pytest.mark.parametrize("total", [60, 78, 80, 100, 116, 120, 160, 240])
+def test_columns_fill_the_table_and_no_more(total: int) -> None:
+    widths = widths_for(total)
+    assert sum(width + 2 for width in widths.values()) <= max(total, 78)
+    assert {"method", "model", "state", "step", "held out", "course"} <= set(widths)
+    assert ("name" in widths) == (total >= 116)
+
+
+@pytest.mark.usefixtures("every_place")
+def test_runs_are_shown_filtered_and_marked(root: Path, settings: TuiSettings) -> None:
+    several(root)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+            home = home_of(app)
+            await until(pilot, lambda: len(home.entries) == 5)
+            states = [row[3].split()[1] for row in cells(app)]
+            assert states == ["failed", "finished", "crashed", "failed", "finished"], "newest first"
+            assert cells(app)[1][5].startswith("reward")
+            assert footer_fits(app)
+            await pilot.press("space", "space")
+            assert app.marked == [home.entries[0].name, home.entries[1].name]
+            assert [row[0] for row in cells(app)[:3]] == ["●", "●", " "]
+            await pilot.press("slash", *"finished", "enter")
+            await until(pilot, lambda: len(cells(app)) == 2)
+            assert isinstance(home.focused, RunsTable)
+            await pilot.press("escape")
+            await until(pilot, lambda: len(cells(app)) == 5)
+            await pilot.press("slash", *"no such run")
+            await until(pilot, lambda: not cells(app))
+            await pilot.press("enter", "enter", "r", "s", "space", "d")
+            assert app.screen is home, "there is nothing that these could be about"
+            assert home.query_one(Input).value == "no such run"
+
+    play(story())
+
+
+def test_a_run_that_vanishes_leaves_the_list_and_the_marks(root: Path, settings: TuiSettings) -> None:
+    several(root)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test() as pilot:
+            home = home_of(app)
+            await until(pilot, lambda: len(home.entries) == 5)
+            await pilot.press("space")
+            shutil.rmtree(home.entries[0].run.path)
+            home.look_now()
+            await until(pilot, lambda: len(home.entries) == 4)
+            assert app.marked == []
+            assert len(cells(app)) == 4
+
+    play(story())
+
+
+@pytest.mark.parametrize("answer", ["n", "enter", "escape", "y"])
+def test_deleting_asks_first(root: Path, settings: TuiSettings, answer: str) -> None:
+    written(root, steps=20, number=0)
+    newest = written(root, steps=20, number=1)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, lambda: len(home_of(app).entries) == 2)
+            await pilot.press("d")
+            await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+            await pilot.press(answer)
+            await until(pilot, lambda: len(list_runs(root)) == (1 if answer == "y" else 2))
+            await until(pilot, lambda: app.screen is home_of(app))
+            assert newest.path.exists() == (answer != "y")
+
+    play(story())
+
+
+def test_an_error_is_told_and_ends_nothing(root: Path, settings: TuiSettings) -> None:
+    run = written(root, steps=20)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings, launcher=launcher("slow"))
+        async with app.run_test() as pilot:
+            home = home_of(app)
+            await until(pilot, lambda: home.entries)
+            home.start(run)
+            await until(pilot, lambda: any("has finished" in note.message for note in app._notifications))
+            assert app.screen is home
+
+    play(story())
+
+
+def test_resume_watch_and_stop(root: Path, settings: TuiSettings) -> None:
+    run = written(root, "oom", steps=40)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings, launcher=launcher("slow"))
+        async with app.run_test(size=(80, 24)) as pilot:
+            home = home_of(app)
+            await until(pilot, lambda: home.entries)
+            await pilot.press("r")
+            await until(pilot, lambda: isinstance(app.screen, MonitorScreen))
+            assert run.is_running()
+            await pilot.press("escape")
+            await until(pilot, lambda: home.entries[0].condition == "running")
+            before = home.entries[0].step
+            await until(pilot, lambda: home.entries[0].step > before, "it is live")
+            await pilot.press("s")
+            await until(pilot, lambda: home.entries[0].condition == "stopped")
+
+    play(story())
+
+
+def test_the_demo_is_one_key_away(root: Path, settings: TuiSettings) -> None:
+    async def story() -> None:
+        app = AlignApp(root, settings=settings, launcher=launcher("ok", steps=20))
+        async with app.run_test(size=(80, 24)) as pilot:
+            home = home_of(app)
+            await until(pilot, lambda: home.query_one("#empty").display)
+            text = "\n".join(words(app))
+            assert "No runs here yet" in text
+            assert "demo" in text
+            await pilot.press("d")
+            await until(pilot, lambda: isinstance(app.screen, MonitorScreen))
+            (run,) = list_runs(root)
+            config = run.config()
+            assert (config.method.name, config.model.path, config.data.path) == (
+                "orpo",
+                "tiny-chat",
+                "sample",
+            )
+            await until(pilot, lambda: not run.is_running())
+
+    play(story())
+
+
+def test_a_run_that_cannot_be_read(root: Path, settings: TuiSettings) -> None:
+    run = written(root, steps=20)
+    (run.path / "state.json").write_text("{", encoding="utf-8")
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(160, 45)) as pilot:
+            await until(pilot, lambda: home_of(app).entries)
+            assert "unreadable" in cells(app)[0][5]
+            assert "cannot be read" in "\n".join(words(app))
+
+    play(story())
+
+
+@pytest.mark.parametrize("theme", ["align-dark", "align-light"])
+@pytest.mark.usefixtures("every_place")
+def test_pictures(root: Path, theme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_align_tui.screens.home.ago", lambda seconds: "1 d ago")
+    shown = Path("runs")
+
+    async def story() -> None:
+        app = AlignApp(shown, settings=TuiSettings(theme=theme))
+        async with app.run_test(size=(80, 24)) as pilot:
+            home = home_of(app)
+            await until(pilot, lambda: home._loaded)
+            check_picture(app, f"home-empty-80x24-{theme}")
+            several(shown, steps=120)
+            home.look_now()
+            await until(pilot, lambda: len(home.entries) == 5 and all(entry.course for entry in home.entries))
+            await pilot.press("space", "j")
+            for width, height in SIZES:
+                await pilot.resize_terminal(width, height)
+                await pilot.pause()
+                await pilot.pause()
+                await until(pilot, lambda: "Help" in words(app)[-1], "the keys are drawn")
+                check_picture(app, f"home-{width}x{height}-{theme}")
+                assert footer_fits(app)
+
+    play(story())
+
+
+def test_a_new_run_without_an_engine(root: Path, settings: TuiSettings) -> None:
+    new_run(root)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, lambda: home_of(app).entries)
+            assert cells(app)[0][3] == "○ new"
+            assert cells(app)[0][5] == "–"
+
+    play(story())
