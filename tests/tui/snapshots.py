@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from textual.app import App
 FOLDER = Path(__file__).parent / "pictures"
 SIZES = ((80, 24), (120, 35), (160, 45))
 UPDATE = "UPDATE_SNAPSHOTS"
+PATIENCE, INTERVAL = 10.0, 0.05
+"""Seconds until a screen must look as it should, and between two looks."""
 
 
 def picture(app: App[Any]) -> str:
@@ -29,20 +33,33 @@ def words(app: App[Any]) -> list[str]:
     return ["".join(segment.text for segment in line) for line in app.screen._compositor.render_strips()]
 
 
-def check_picture(app: App[Any], name: str) -> None:
+async def check_picture(app: App[Any], name: str) -> None:
     """Compare the screen with the stored picture of this name, or store it where that is asked for.
 
+    What is drawn a moment later, such as the line of keys, is waited for until the screen is the picture.
+
     Raises:
-        AssertionError: it differs, or there is none; what was seen then lies beside it as NAME.seen.svg.
+        AssertionError: it does not, or there is none; what was seen then lies beside it as NAME.seen.svg.
     """
     stored, seen = FOLDER / f"{name}.svg", FOLDER / f"{name}.seen.svg"
-    svg = picture(app)
     if os.environ.get(UPDATE):
         FOLDER.mkdir(exist_ok=True)
-        stored.write_text(svg, encoding="utf-8")
-    same = stored.is_file() and stored.read_text(encoding="utf-8") == svg
-    if not same:
-        FOLDER.mkdir(exist_ok=True)
-        seen.write_text(svg, encoding="utf-8")
-    assert same, f"{seen} is not {stored.name}; if it is right, run again with {UPDATE}=1"
+        stored.write_text(await settled(app), encoding="utf-8")
+    wanted = stored.read_text(encoding="utf-8") if stored.is_file() else ""
+    end = time.monotonic() + PATIENCE
+    while picture(app) != wanted:
+        if time.monotonic() > end:
+            FOLDER.mkdir(exist_ok=True)
+            seen.write_text(picture(app), encoding="utf-8")
+            raise AssertionError(f"{seen} is not {stored.name}; if it is right, run again with {UPDATE}=1")
+        await asyncio.sleep(INTERVAL)
     seen.unlink(missing_ok=True)
+
+
+async def settled(app: App[Any]) -> str:
+    """The screen once it has stopped to change."""
+    before, now = "", picture(app)
+    while before != now:
+        await asyncio.sleep(10 * INTERVAL)
+        before, now = now, picture(app)
+    return now

@@ -110,7 +110,7 @@ def test_pictures(
             await pilot.pause()
             side_by_side = {answer.region.y for answer in list(chat.query(Answer))[-2:]}
             assert (len(side_by_side) == 1) == (size[0] >= 100)
-            check_picture(chat.app, f"chat-{size[0]}x{size[1]}-{theme}")
+            await check_picture(chat.app, f"chat-{size[0]}x{size[1]}-{theme}")
 
     play(story())
 
@@ -122,7 +122,7 @@ def test_the_empty_chat_says_what_to_do(root: Path, settings: TuiSettings, engin
         async with chatting(root, settings) as (pilot, chat):
             await pilot.pause()
             assert any("Ask something." in line for line in words(chat.app))
-            check_picture(chat.app, "chat-empty-80x24-align-dark")
+            await check_picture(chat.app, "chat-empty-80x24-align-dark")
             assert chat.query_one("#question").has_focus
 
     play(story())
@@ -251,7 +251,7 @@ def test_an_engine_that_dies_is_told_and_started_again(
             assert "out of memory" in text
             chat.app.clear_notifications()
             await pilot.pause()
-            check_picture(chat.app, "chat-died-80x24-align-dark")
+            await check_picture(chat.app, "chat-died-80x24-align-dark")
             await pilot.press("f5")
             await until(pilot, lambda: chat.order)
             bubble = await ask(pilot, chat, "again")

@@ -225,7 +225,7 @@ def test_pictures(theme: str) -> None:
                     await pilot.resize_terminal(width, height)
                     for _ in range(3):
                         await pilot.pause()
-                    check_picture(app, f"compare-{tab}-{width}x{height}-{theme}")
+                    await check_picture(app, f"compare-{tab}-{width}x{height}-{theme}")
                     assert all(key.region.right <= app.size.width for key in app.screen.query("FooterKey"))
 
     play(story())

@@ -297,7 +297,7 @@ def test_data_pictures(scripted: type[Scripted], root: Path, file: Path, theme: 
                     screen.query_one(LengthPlot).limit = 60
                     screen.query_one(LengthPlot)._moved()
                     await pilot.pause()
-                    check_picture(app, f"data-{tab}-{width}x{height}-{theme}")
+                    await check_picture(app, f"data-{tab}-{width}x{height}-{theme}")
 
     play(story())
 

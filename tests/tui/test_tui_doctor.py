@@ -270,7 +270,7 @@ def test_pictures(theme: str, monkeypatch: pytest.MonkeyPatch) -> None:
                     for _ in range(3):
                         await pilot.pause()
                     if tab != "keys":  # which grows with every screen
-                        check_picture(app, f"doctor-{tab}-{width}x{height}-{theme}")
+                        await check_picture(app, f"doctor-{tab}-{width}x{height}-{theme}")
                     assert all(key.region.right <= app.size.width for key in app.screen.query("FooterKey"))
 
     play(story())

@@ -152,14 +152,14 @@ def test_pictures(
             screen.query_one(TargetsTable).move_cursor(row=list(KINDS).index("ollama"))
             await pilot.press("space", "up", "enter")
             await pilot.pause()
-            check_picture(screen.app, f"export-{end}")
+            await check_picture(screen.app, f"export-{end}")
             await pilot.press("f5")
             await until(pilot, lambda: states(screen) == ["done"])
             await until(pilot, lambda: screen.query_one(ExportsTable).row_count == 1)
-            check_picture(screen.app, f"export-progress-{end}")
+            await check_picture(screen.app, f"export-progress-{end}")
             await pilot.press("3")
             await pilot.pause()
-            check_picture(screen.app, f"export-made-{end}")
+            await check_picture(screen.app, f"export-made-{end}")
 
     play(story())
 

@@ -201,7 +201,7 @@ def test_pictures(root: Path, theme: str, monkeypatch: pytest.MonkeyPatch) -> No
         async with app.run_test(size=(80, 24)) as pilot:
             home = home_of(app)
             await until(pilot, lambda: home._loaded)
-            check_picture(app, f"home-empty-80x24-{theme}")
+            await check_picture(app, f"home-empty-80x24-{theme}")
             several(shown, steps=120)
             home.look_now()
             await until(pilot, lambda: len(home.entries) == 5 and all(entry.course for entry in home.entries))
@@ -211,7 +211,7 @@ def test_pictures(root: Path, theme: str, monkeypatch: pytest.MonkeyPatch) -> No
                 await pilot.pause()
                 await pilot.pause()
                 await until(pilot, lambda: "Help" in words(app)[-1], "the keys are drawn")
-                check_picture(app, f"home-{width}x{height}-{theme}")
+                await check_picture(app, f"home-{width}x{height}-{theme}")
                 assert footer_fits(app)
 
     play(story())

@@ -352,7 +352,7 @@ def test_pictures_of_monitor(root: Path, theme: str, method: str) -> None:
                     pilot, lambda plots=plots: len(screen.query(CurvePanel)) == plots and braille(app) > 80
                 )
                 await until(pilot, lambda: "Help" in words(app)[-1], "the keys are drawn")
-                check_picture(app, f"monitor-{method}-{width}x{height}-{theme}")
+                await check_picture(app, f"monitor-{method}-{width}x{height}-{theme}")
                 assert footer_fits(app)
             await pilot.resize_terminal(80, 24)
             for key, name in (("2", "samples"), ("4", "config"), ("5", "alerts")):
@@ -362,6 +362,6 @@ def test_pictures_of_monitor(root: Path, theme: str, method: str) -> None:
                     pilot, lambda name=name: len(str(screen.query_one(f"#{name}-text").region.height)) > 0
                 )
                 await until(pilot, lambda: "Help" in words(app)[-1], "the keys are drawn")
-                check_picture(app, f"monitor-{method}-{name}-{theme}")
+                await check_picture(app, f"monitor-{method}-{name}-{theme}")
 
     play(story())

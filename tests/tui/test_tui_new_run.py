@@ -297,12 +297,12 @@ def test_new_run_pictures(asked: list[list[str]], theme: str) -> None:
                 screen.action_show(step)
                 await until(pilot, lambda step=step: screen.step == step and screen.fit is FITS)  # type: ignore[misc]
                 await pilot.pause()
-                check_picture(app, f"new-run-{number}-80x24-{theme}")
+                await check_picture(app, f"new-run-{number}-80x24-{theme}")
             screen.action_show("method")
             for width, height in SIZES[1:]:
                 await pilot.resize_terminal(width, height)
                 await pilot.pause()
-                check_picture(app, f"new-run-3-{width}x{height}-{theme}")
+                await check_picture(app, f"new-run-3-{width}x{height}-{theme}")
 
     play(story())
 
