@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub
 import pytest
-from fake_hub import COMMIT, FakeHub, Repo
+from fake_hub import COMMIT, FakeHub, Repo, reached
 from huggingface_hub import constants
 
 from mlx_align import embedded
@@ -40,22 +39,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         "org/gated": Repo(model_files(), gated=True),
         "org/pickled": Repo({"config.json": b"{}", "pytorch_model.bin": b"a pickle"}),
     }
-    with FakeHub(repos) as server:
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        for name, value in {
-            "ENDPOINT": server.url,
-            "HUGGINGFACE_CO_URL_TEMPLATE": template,
-            "HF_HUB_CACHE": str(tmp_path / "cache"),
-            "HF_TOKEN_PATH": str(tmp_path / "no-token"),
-            "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_PROGRESS_BARS": True,
-            "HF_HUB_DISABLE_XET": True,
-        }.items():
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        huggingface_hub.close_session()
+    with FakeHub(repos) as server, reached(server, tmp_path, monkeypatch):
         yield server
-    huggingface_hub.close_session()
 
 
 def test_it_is_fetched_and_its_commit_noted(hub: FakeHub) -> None:

@@ -6,9 +6,8 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub
 import pytest
-from fake_hub import FakeHub, Repo
+from fake_hub import FakeHub, Repo, reached
 from huggingface_hub import constants
 
 from mlx_align.errors import AlignError, UsageError
@@ -25,19 +24,8 @@ FILES = {"README.md": b"# Mine", "config.json": b"{}", "model.safetensors": b"w"
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A hub where the token belongs to "me"; "me/public" is there already, and so is "other/model"."""
     repos = {"me/public": Repo({}), "other/model": Repo({})}
-    with FakeHub(repos, writers={TOKEN: "me"}) as server:
-        for name, value in {
-            "ENDPOINT": server.url,
-            "HF_TOKEN_PATH": str(tmp_path / "no-token"),
-            "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_PROGRESS_BARS": True,
-            "HF_HUB_DISABLE_XET": True,
-        }.items():
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        huggingface_hub.close_session()
+    with FakeHub(repos, writers={TOKEN: "me"}) as server, reached(server, tmp_path, monkeypatch):
         yield server
-    huggingface_hub.close_session()
 
 
 @pytest.fixture
