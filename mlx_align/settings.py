@@ -9,7 +9,6 @@ gave it its value, so that `--dry-run` can say so and an error can name the plac
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from mlx_align.config import EXCLUSIVE, RunConfig
 from mlx_align.errors import ConfigError
 from mlx_align.presets import PRESET_METHODS, PRESETS
 from mlx_align.toml import read_toml
+from mlx_align.wording import plain
 
 ENV_PREFIX = "MLX_ALIGN_"
 SOFT = ("default", "method", "catalog", "user config", "preset")
@@ -271,9 +271,14 @@ def _validate(
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = prefix + ".".join(str(part) for part in first["loc"] if _is_key(part))
-        raise _explain(key.rstrip("."), first, schema, origins) from None
+        errors = error.errors()
+        key = _key(errors[0])
+        same = [one for one in errors if _key(one) == key]
+        raise _explain((prefix + key).rstrip("."), same, schema, origins) from None
+
+
+def _key(error: Mapping[str, Any]) -> str:
+    return ".".join(part for part in error["loc"] if _is_key(part))
 
 
 def _is_key(part: int | str) -> bool:
@@ -282,15 +287,15 @@ def _is_key(part: int | str) -> bool:
     return isinstance(part, str) and "[" not in part and part not in types
 
 
-def _explain(key: str, error: Any, schema: type[BaseModel], origins: Mapping[str, str]) -> ConfigError:
+def _explain(
+    key: str, errors: Sequence[Mapping[str, Any]], schema: type[BaseModel], origins: Mapping[str, str]
+) -> ConfigError:
     origin = origins.get(key) or next((o for k, o in origins.items() if k.startswith(f"{key}.")), "default")
     where = f"{key} ({origin})" if key else origin
-    if error["type"] == "extra_forbidden":
+    if errors[0]["type"] == "extra_forbidden":
         return ConfigError("unknown key", where=where, hint=_closest(key, schema))
-    message = error["msg"].removeprefix("Value error, ")
-    if not isinstance(error["input"], dict | BaseModel):
-        message = f"{message}; got {json.dumps(error['input'], default=str)}"
-    return ConfigError(message, where=where, hint="`mlx-align config schema` lists every key and its values.")
+    hint = "`mlx-align config schema` lists every key and its values."
+    return ConfigError(plain(errors), where=where, hint=hint)
 
 
 def _closest(key: str, schema: type[BaseModel]) -> str:

@@ -17,6 +17,7 @@ from typing import IO, Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_align import installing
 from mlx_align.errors import AlignError
 from mlx_align.export.llama_worker import installed
 
@@ -92,7 +93,7 @@ class LlamaReader:
         """
         library = available()
         if library is None:
-            raise AlignError("llama.cpp is not installed", hint='Install it: pip install "mlx-align[gguf]".')
+            raise AlignError("llama.cpp is not installed", hint=f"Install it: {installing.command('gguf')}.")
         return library
 
     def next_logps(self, prompts: Sequence[Sequence[int]], tokens: NDArray[np.int64]) -> NDArray[np.float32]:

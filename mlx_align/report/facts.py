@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from mlx_align.events import Eval, Number, RunFinished, RunState
+from mlx_align.events import Eval, Number, RunFinished
+from mlx_align.run_state import RunState
 from mlx_align.runs import RunDirectory
 
 MANIFEST = "mlx-align.json"
@@ -109,16 +110,6 @@ def measured(name: str, value: Number) -> str:
 def number(value: object) -> str:
     """A number with four significant digits."""
     return f"{value + 0.0:.4g}" if isinstance(value, int | float) else "–"  # + 0.0: no -0
-
-
-def size(count: int) -> str:
-    """Bytes in a readable unit."""
-    value = float(count)
-    for unit in ("B", "KB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB"
 
 
 def duration(seconds: float) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 
 from mlx_align.config import RunConfig
 from mlx_align.curves import series_of, svg
-from mlx_align.events import Alert, Completion, Rollout, RunFailed, RunFinished, RunState, Sample, Scored
+from mlx_align.events import Alert, Completion, Rollout, RunFailed, RunFinished, Sample, Scored
 from mlx_align.export.provenance import without_folders
 from mlx_align.report import facts
 from mlx_align.report.facts import Export, Measure, measured
 from mlx_align.report.markup import Markup, section, table, tag
+from mlx_align.run_state import RunState
 from mlx_align.settings import flatten
+from mlx_align.units import size
 
 TILES = 4
 """How many measures stand at the top."""
@@ -160,7 +162,7 @@ def exports(found: list[Export]) -> Markup:
     if not found:
         return Markup("")
     rows = [
-        (each.target, tag("code", each.name), facts.size(each.size),
+        (each.target, tag("code", each.name), size(each.size),
          tag("span", each.verdict, class_="good" if each.verified else "warning"))
         for each in found
     ]  # fmt: skip
@@ -183,7 +185,7 @@ def training(state: RunState) -> Markup:
     if isinstance(state.end, RunFinished):
         rows.append(("time", f"{facts.duration(state.end.seconds)}; ended because: {state.end.reason}"))
     if memory is not None and memory.peak:
-        rows.append(("memory", f"at most {facts.size(memory.peak)}"))
+        rows.append(("memory", f"at most {size(memory.peak)}"))
     return section("Training", table((), rows, "facts"))
 
 

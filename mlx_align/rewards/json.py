@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from mlx_align import installing
 from mlx_align.errors import UsageError
 from mlx_align.rewards.base import Options, Reward, Running, Sampled, Tools, pure
 from mlx_align.rewards.limits import unless_slow
@@ -81,7 +82,7 @@ def start(options: JsonOptions, tools: Tools) -> Running:
             raise UsageError(
                 "a reward with a JSON Schema needs the library jsonschema",
                 where="reward 'json'",
-                hint="Install it: pip install 'mlx-align[json]'.",
+                hint=f"Install it: {installing.command('json')}.",
             )
         _check_schema(options.json_schema)
     return pure(json_)(options, tools)

@@ -14,6 +14,7 @@ from mlx_align.errors import ConfigError, DataError, UsageError
 from mlx_align.rewards.base import Options, Reward
 from mlx_align.rewards.python import FUNCTION, absolute
 from mlx_align.rewards.registry import get
+from mlx_align.wording import plain
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,11 @@ def _spec(table: Mapping[str, Any], where: str) -> Spec:
 
 def _bad_option(error: ValidationError, reward: Reward, where: str) -> ConfigError:
     """The first thing that is wrong with a reward's options."""
-    first = error.errors()[0]
-    key = ".".join(map(str, first["loc"]))
+    errors = error.errors()
+    key = str(next(iter(errors[0]["loc"]), ""))
     known = ", ".join(field.alias or name for name, field in reward.options.model_fields.items())
     hint = f"The reward '{reward.name}' has the options {known}." if known else None
-    message = first["msg"].removeprefix("Value error, ")
+    message = plain([one for one in errors if one["loc"] == errors[0]["loc"]])
     return ConfigError(
         f"reward '{reward.name}': {message}", where=f"{where}.{key}" if key else where, hint=hint
     )

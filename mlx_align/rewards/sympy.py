@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from mlx_align import installing
 from mlx_align.errors import UsageError
 from mlx_align.rewards.answers import EXTRACT, Extract, find_answer
 from mlx_align.rewards.base import (
@@ -79,7 +80,7 @@ def start(options: SympyOptions, tools: Tools) -> Running:
         raise UsageError(
             "the reward 'sympy' needs the library SymPy",
             where="reward 'sympy'",
-            hint="Install it: pip install 'mlx-align[math]'.",
+            hint=f"Install it: {installing.command('math')}.",
         )
     return Symbolic(options)
 

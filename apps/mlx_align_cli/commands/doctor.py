@@ -17,11 +17,12 @@ from typing import Annotated, Literal
 import typer
 
 import mlx_align
+from mlx_align import installing
 from mlx_align.errors import AlignError, UsageError
 from mlx_align_cli import naming, options
 
 LIBRARIES = ("mlx", "mlx-lm", "transformers", "huggingface-hub", "numpy", "safetensors")
-INSTALL = "pip install 'mlx-align[cpu]' (Linux) or pip install mlx-align (macOS on Apple silicon)"
+INSTALL = f"{installing.command('cpu')} (Linux) or {installing.command()} (macOS on Apple silicon)"
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _torch() -> list[Finding]:
     from mlx_align.config import BackendConfig
 
     if find_spec("torch") is None or find_spec("peft") is None:
-        advice = "Only for --backend torch: pip install 'mlx-align[torch]'"
+        advice = f"Only for --backend torch: {installing.command('torch')}"
         return [Finding("torch backend", "ok", f"not installed. {advice}")]
     libraries = [_library(name) for name in ("torch", "peft")]
     try:

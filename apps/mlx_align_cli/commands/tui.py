@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
+from mlx_align import installing
 from mlx_align.errors import UsageError
 from mlx_align_cli import naming, options
 
 EXAMPLES = options.examples("mlx-align tui", "mlx-align tui --serve --port 8000")
-INSTALL = "pip install 'mlx-align[tui]'"
-INSTALL_SERVE = "pip install 'mlx-align[tui,serve]'"
+INSTALL = installing.command("tui")
+INSTALL_SERVE = installing.command("tui", "serve")
 NEEDED = ("textual", "textual_plot")
 SERVED = "TEXTUAL_DRIVER"
 """The variable by which textual-serve says that a browser is the screen."""

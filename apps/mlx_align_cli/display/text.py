@@ -8,6 +8,10 @@ import unicodedata
 from collections.abc import Sequence
 from datetime import timedelta
 
+from rich.cells import cell_len, set_cell_size
+
+from mlx_align.units import size as size  # stands here for who shows it beside other numbers
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 UNKNOWN = "–"
 SHARES = ("accuracy", "exact", "no_signal", "truncated", "clip_low", "clip_high")
@@ -37,9 +41,9 @@ def _symbol(char: str) -> str:
 
 
 def one_line(text: str, width: int) -> str:
-    """Cleaned text on one line of at most `width` characters."""
+    """Cleaned text on one line of at most `width` cells; wide characters take two."""
     joined = " ".join(clean(text).split())
-    return joined if len(joined) <= width else joined[: max(0, width - 1)].rstrip() + "…"
+    return joined if cell_len(joined) <= width else set_cell_size(joined, max(0, width - 1)).rstrip() + "…"
 
 
 def number(value: float | None) -> str:
@@ -48,10 +52,10 @@ def number(value: float | None) -> str:
         return UNKNOWN
     if value == 0:
         return "0"
-    size = abs(value)
-    if size >= 100_000 or size < 0.0005:
+    much = abs(value)
+    if much >= 100_000 or much < 0.0005:
         return f"{value:.1e}"
-    return f"{value:.{3 if size < 100 else 1 if size < 10_000 else 0}f}"
+    return f"{value:.{3 if much < 100 else 1 if much < 10_000 else 0}f}"
 
 
 def percent(value: float | None) -> str:
@@ -74,20 +78,10 @@ def duration(seconds: float | None) -> str:
 
 def ago(seconds: float) -> str:
     """How long ago something was, in its largest unit."""
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit} ago"
+    for length, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit} ago"
     return "just now"
-
-
-def size(count: int) -> str:
-    """Bytes in a readable unit."""
-    value = float(count)
-    for unit in ("B", "KB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB" if value < 100 else f"{value:.0f} GB"
 
 
 def plural(count: int, noun: str) -> str:

@@ -5,6 +5,7 @@ The one place that imports mlx and mlx-lm, and therefore the one place that prel
 
 from __future__ import annotations
 
+from mlx_align import installing
 from mlx_align.backends.mlx.blas import preload_openblas
 from mlx_align.errors import UsageError
 
@@ -15,7 +16,7 @@ try:
 except ImportError as error:
     raise UsageError(
         f"MLX cannot be loaded: {error}",
-        hint="On Linux install it with `pip install 'mlx-align[cpu]'` (or cuda12, cuda13); on a Mac with "
+        hint=f"On Linux install it with `{installing.command('cpu')}` (or cuda12, cuda13); on a Mac with "
         "`pip install mlx`.",
     ) from None
 

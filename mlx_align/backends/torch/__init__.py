@@ -6,6 +6,7 @@ numbers and by the same rules, so that a run can change over and so that either 
 
 from __future__ import annotations
 
+from mlx_align import installing
 from mlx_align.errors import UsageError
 
 try:
@@ -15,7 +16,7 @@ except ImportError as error:
     raise UsageError(
         f"the torch backend cannot be loaded: {error}",
         where="backend.name",
-        hint="Install it with `pip install 'mlx-align[torch]'`, or use backend.name=mlx.",
+        hint=f"Install it with `{installing.command('torch')}`, or use backend.name=mlx.",
     ) from None
 
 from mlx_align.backends.torch.backend import TorchBackend, create

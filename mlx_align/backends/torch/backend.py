@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging
 
+from mlx_align import installing
 from mlx_align.backends.base import MemoryUse
 from mlx_align.backends.torch import adapters
 from mlx_align.backends.torch.memory import memory_use
@@ -178,7 +179,7 @@ def check_quantization(kind: str) -> None:
         raise UsageError(
             "bitsandbytes is not installed",
             where="backend.quantize",
-            hint="Install it with `pip install 'mlx-align[torch,bnb]'`, or use backend.quantize=none.",
+            hint=f"Install it with `{installing.command('torch', 'bnb')}`, or use backend.quantize=none.",
         )
 
 

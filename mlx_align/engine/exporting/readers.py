@@ -11,7 +11,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from mlx_align import backends
+from mlx_align import backends, installing
 from mlx_align.config import BackendConfig
 from mlx_align.engine.exporting.evidence import PolicyReader, computed_in, exactly
 from mlx_align.errors import UsageError
@@ -26,11 +26,11 @@ SMALL = 1_000_000_000
 """Bases with fewer parameters are written in float32 to try an adapter on, larger ones in float16."""
 
 NEEDS = {
-    "mlx": (("mlx", "mlx_lm"), "mlx-lm", "pip install 'mlx-align[cpu]'"),
-    "torch": (("torch", "transformers"), "transformers with torch", "pip install 'mlx-align[torch]'"),
-    "peft": (("torch", "transformers", "peft"), "peft", "pip install 'mlx-align[torch]'"),
+    "mlx": (("mlx", "mlx_lm"), "mlx-lm", "cpu"),
+    "torch": (("torch", "transformers"), "transformers with torch", "torch"),
+    "peft": (("torch", "transformers", "peft"), "peft", "torch"),
 }
-"""Loader -> the modules it is made of, its name for a person, and what installs it."""
+"""Loader -> the modules it is made of, its name for a person, and the extra that brings it."""
 
 
 ROOM = 64
@@ -84,11 +84,12 @@ def obstacle(loaders: Sequence[str], worn: bool, around: Surroundings) -> str | 
 def _missing(loader: str) -> Unread | None:
     if loader == "llama":
         found = llama.available() is not None
-        name, install = "llama.cpp", "pip install 'mlx-align[gguf]'"
+        name, extra = "llama.cpp", "gguf"
     else:
-        modules, name, install = NEEDS[loader]
+        modules, name, extra = NEEDS[loader]
         found = all(find_spec(module) is not None for module in modules)
-    return None if found else Unread(f"{name} is not installed", f"Install it with `{install}`.")
+    hint = f"Install it with `{installing.command(extra)}`."
+    return None if found else Unread(f"{name} is not installed", hint)
 
 
 @contextmanager

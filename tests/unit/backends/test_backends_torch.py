@@ -15,7 +15,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 
-from mlx_align import backends, embedded
+from mlx_align import backends, embedded, installing
 from mlx_align.backends.base import Policy
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
 from mlx_align.data import collate
@@ -104,7 +104,7 @@ def test_without_torch_it_says_how_to_get_it() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "cannot be loaded" in said
-    assert "pip install 'mlx-align[torch]'" in said
+    assert installing.command("torch") in said
 
 
 # Models

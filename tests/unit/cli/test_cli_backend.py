@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from example_run import FINISHED, STOPPED, FakeEngine, make_run, story
 
+from mlx_align import installing
 from mlx_align.config import BackendConfig
 from mlx_align.toml import from_toml
 from mlx_align_cli.commands import doctor
@@ -85,4 +86,4 @@ def test_doctor_can_do_without_torch(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     (finding,) = doctor._torch()
     assert finding.state == "ok"
-    assert "pip install 'mlx-align[torch]'" in finding.value
+    assert installing.command("torch") in finding.value

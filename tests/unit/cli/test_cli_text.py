@@ -23,6 +23,9 @@ def test_lone_surrogates_can_be_printed():
 def test_one_line_shortens():
     assert one_line("a  b\nc", 10) == "a b c"
     assert one_line("abcdefghij", 5) == "abcd…"
+    assert one_line("你好世界", 5) == "你好…"
+    assert one_line("你好世界", 4) == "你…"
+    assert one_line("你好世界", 8) == "你好世界"
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,7 @@ def test_durations(seconds, text):
 def test_ages_and_sizes():
     assert (ago(5), ago(120), ago(7200), ago(200_000)) == ("just now", "2 min ago", "2 h ago", "2 d ago")
     assert (size(500), size(3 * 10**8), size(8 * 10**9)) == ("500 B", "300 MB", "8.00 GB")
+    assert (size(10**11 - 10**7), size(10**11)) == ("99.99 GB", "100 GB")
 
 
 def test_sparkline_rises_and_leaves_gaps():

@@ -165,7 +165,7 @@ def test_none_unsets_what_a_weaker_layer_set(user_config: Path) -> None:
 def test_none_where_a_value_is_needed_is_refused() -> None:
     error = refusal(flags={"optim.lr": None})
     assert error.where == "optim.lr (flag)"
-    assert "null" in error.message
+    assert "unset" in error.message
 
 
 # What is refused, and how
@@ -208,13 +208,13 @@ def test_a_key_of_another_method_is_refused_and_the_methods_own_are_suggested() 
         ("optim.lr", -1.0, "greater than 0"),
         ("optim.name", "sgd", "adamw"),
         ("adapter.layers", 0, "at least 1"),
-        ("adapter.layers", "some", "integer"),
+        ("adapter.layers", "some", "whole number or 'all'"),
         ("adapter.modules", (), "at least one module"),
-        ("train.batch_size", "many", "integer"),
+        ("train.batch_size", "many", "whole number"),
         ("optim.lr", float("nan"), "finite"),
         ("method.beta", 0.0, "greater than 0"),
         ("method.name", "ppo", "orpo"),
-        ("model.path", "", "at least 1 character"),
+        ("model.path", "", "empty"),
     ],
 )
 def test_a_refusal_names_key_and_layer(key: str, value: Any, said: str) -> None:

@@ -72,7 +72,7 @@ def test_a_reward_that_is_none_is_refused(text: str, about: str) -> None:
         ([{"name": "numeric", "colour": 1}], "rewards[0].colour", "the options tolerance, extract"),
         ([{"name": "json", "json_schema": {}}], "rewards[0].json_schema", "the options schema, valid"),
         ([{"name": "python", "function": "mine:half"}], "rewards[0].function", "is not file.py:function"),
-        ([{"name": "python"}], "rewards[0].function", "Field required"),
+        ([{"name": "python"}], "rewards[0].function", "must be set"),
     ],
 )
 def test_tables_that_make_no_sense_are_refused(tables: list[dict[str, Any]], where: str, about: str) -> None:
