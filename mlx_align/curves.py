@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
-from mlx_align.events import Eval, Number, Rollout, RunState, Step
+from mlx_align.events import Eval, Number, Rollout, Step
+from mlx_align.run_state import RunState
 
 Point = tuple[float, Number]
 """A step, and the value there; None where there is none."""

@@ -1,8 +1,8 @@
-"""What a run says while it runs: frozen event types, and one pure function that folds them.
+"""What a run says while it runs: frozen event types, one JSON line each.
 
-The engine appends one JSON line per event to `events.jsonl`; the command line, the terminal UI, `--json`
-and reports all read the same lines and fold them with the same `reduce(RunState, Event)`. Readers ignore
-types and fields they do not know, so that an older reader can follow a newer engine.
+The engine appends them to `events.jsonl`; the command line, the terminal UI, `--json` and reports all read
+the same lines, and `run_state` folds them. Readers ignore types and fields they do not know, so that an older
+reader can follow a newer engine.
 
 Every event carries `v` (format version), `seq` (counts from 0 through all attempts), `attempt` (1, then
 one more for each resume) and `t` (seconds since the epoch). A number that is not finite is written as null.
@@ -10,9 +10,7 @@ one more for each resume) and `t` (seconds since the epoch). A number that is no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -259,144 +257,13 @@ AnyEvent = Annotated[
     | RunFinished | RunStopped | RunFailed,
     Field(discriminator="type"),
 ]  # fmt: skip
-_adapter: TypeAdapter[Any] = TypeAdapter(AnyEvent)
+_validator = TypeAdapter[Any](AnyEvent).validator
 
 
 def parse(line: str | bytes) -> Event | None:
     """The event in one JSON line; None for a line of an unknown type or an unreadable one."""
     try:
-        event: Event = _adapter.validate_json(line)
+        event: Event = _validator.validate_json(line)
     except ValidationError:
         return None
     return event
-
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class History(Generic[T]):
-    """An append-only sequence that old and new states share, so that folding n events costs O(n)."""
-
-    _items: list[T] = field(default_factory=list)
-    _length: int = 0
-
-    def append(self, item: T) -> History[T]:
-        """A history with one item more; this one does not change."""
-        items = self._items if self._length == len(self._items) else self._items[: self._length]
-        items.append(item)
-        return History(items, self._length + 1)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[T]:
-        return iter(self._items[: self._length])
-
-    def __getitem__(self, index: int) -> T:
-        return self._items[range(self._length)[index]]  # range refuses what was appended since
-
-    def last(self) -> T | None:
-        """The newest item, or None."""
-        return self._items[self._length - 1] if self._length else None
-
-
-StepLike = TypeVar("StepLike", Step, Rollout, Eval, Sample, Checkpoint)
-
-
-def _until(history: History[StepLike], step: int) -> History[StepLike]:
-    kept = [item for item in history if item.step <= step]
-    return History(kept, len(kept))
-
-
-Status = Literal["new", "running", "finished", "stopped", "failed"]
-
-
-@dataclass(frozen=True)
-class RunState:
-    """All that a screen shows of a run, folded from its events."""
-
-    status: Status = "new"
-    attempt: int = 0
-    started: RunStarted | None = None
-    first_t: float = 0.0
-    last_t: float = 0.0
-    phase: Phase | None = None
-    step: int = 0
-    steps: History[Step] = field(default_factory=History)
-    rollouts: History[Rollout] = field(default_factory=History)
-    evals: History[Eval] = field(default_factory=History)
-    samples: History[Sample] = field(default_factory=History)
-    checkpoints: History[Checkpoint] = field(default_factory=History)
-    alerts: History[Alert] = field(default_factory=History)
-    memory: Memory | None = None
-    plan: Plan | None = None
-    end: RunFinished | RunStopped | RunFailed | None = None
-
-    @property
-    def best(self) -> Eval | None:
-        """The best evaluation so far."""
-        return next((e for e in reversed(list(self.evals)) if e.best), None)
-
-
-def reduce(state: RunState, event: Event) -> RunState:
-    """The state after one more event. Pure: the old state stays what it was.
-
-    A new attempt that resumes from step s forgets what came after s, and one that begins anew forgets all:
-    it is about to happen again.
-    """
-    if event.attempt > state.attempt:  # until it says how it ends, an attempt counts as running
-        state = replace(state, status="running", end=None)
-    stamp: dict[str, Any] = {"last_t": event.t, "attempt": event.attempt, "first_t": state.first_t or event.t}
-    if isinstance(event, Step):  # nearly all events are: one copy of the state for each is enough
-        return replace(state, **stamp, step=event.step, steps=state.steps.append(event))
-    state = replace(state, **stamp)
-    match event:
-        case RunStarted():
-            return _start(state, event)
-        case Phase():
-            return replace(state, phase=event)
-        case Rollout():  # a resume may sample one anew that it did not begin to train on
-            earlier = [rollout for rollout in state.rollouts if rollout.number < event.number]
-            fresh = len(earlier) == len(state.rollouts)
-            history = state.rollouts if fresh else History(earlier, len(earlier))
-            return replace(state, rollouts=history.append(event))
-        case Eval():
-            return replace(state, evals=state.evals.append(event))
-        case Sample():
-            return replace(state, samples=state.samples.append(event))
-        case Checkpoint():
-            return replace(state, checkpoints=state.checkpoints.append(event))
-        case Memory():
-            return replace(state, memory=event)
-        case Plan():
-            return replace(state, plan=event)
-        case Alert():
-            return replace(state, alerts=state.alerts.append(event))
-        case RunFinished():
-            return replace(state, status="finished", end=event)
-        case RunStopped():
-            return replace(state, status="stopped", end=event)
-        case RunFailed():
-            return replace(state, status="failed", end=event)
-    return state
-
-
-def _start(state: RunState, event: RunStarted) -> RunState:
-    kept = -1 if event.resumed_from is None else event.resumed_from
-    # An attempt looks at its data before it announces itself: what it said about it stays.
-    alerts = [alert for alert in state.alerts if alert.attempt == event.attempt or alert.step <= kept]
-    return replace(
-        state,
-        status="running",
-        started=event,
-        end=None,
-        phase=None,
-        step=max(kept, 0),
-        steps=_until(state.steps, kept),
-        rollouts=_until(state.rollouts, kept + 1),
-        evals=_until(state.evals, kept),
-        samples=_until(state.samples, kept),
-        checkpoints=_until(state.checkpoints, kept),
-        alerts=History(alerts, len(alerts)),
-    )

@@ -17,7 +17,8 @@ from types import FrameType
 from typing import Protocol
 
 from mlx_align.errors import AlignError, error_class
-from mlx_align.events import Event, RunFailed, RunFinished, RunState, RunStopped, reduce
+from mlx_align.events import Event, RunFailed, RunFinished, RunStopped
+from mlx_align.run_state import RunState, reduce
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display import Display
 from mlx_align_cli.display.report import adapter_path

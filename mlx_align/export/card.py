@@ -14,9 +14,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from mlx_align.curves import series_of, svg
-from mlx_align.events import Number, RunState
+from mlx_align.events import Number
 from mlx_align.export.provenance import Provenance
 from mlx_align.hub import HUB_ID
+from mlx_align.run_state import RunState
 
 README, CURVES = "README.md", "curves.svg"
 

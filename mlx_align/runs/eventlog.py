@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mlx_align.events import Event, RunState, parse, reduce
+from mlx_align.events import Event, parse
+from mlx_align.run_state import RunState, reduce_all
 
 CHUNK = 1 << 20
 
@@ -80,10 +81,7 @@ class EventReader:
 
 def fold(path: Path) -> RunState:
     """The state of a run as its whole log tells it."""
-    state = RunState()
-    for event in EventReader(path).read():
-        state = reduce(state, event)
-    return state
+    return reduce_all(RunState(), EventReader(path).read())
 
 
 def next_numbers(path: Path) -> tuple[int, int]:

@@ -72,7 +72,9 @@ def generate(
     who = find_subject(subject, runs_dir, checkpoint, base)
     print(f"{who.model.name} with {who.adapter or 'no adapter'}", file=sys.stderr)
     from mlx_align.engine.generate import generate_text
+    from mlx_align.engine.tokenizer import spare_torch
 
+    spare_torch(who.config.backend.name)
     answer = generate_text(
         who.config, who.model, who.adapter, [question],
         system=system, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,

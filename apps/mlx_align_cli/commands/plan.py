@@ -72,6 +72,7 @@ def plan(
     itself shows it then.
     """
     from mlx_align import api
+    from mlx_align.engine.tokenizer import spare_torch
 
     named = {
         "model.path": ("MODEL", model),
@@ -81,7 +82,9 @@ def plan(
         "rewards": ("--reward", options.reward_tables(reward)),
         "backend.device": ("--device", device),
     }
-    found = api.plan(options.resolved(method, options.merge(named, set_), config, preset))
+    resolved = options.resolved(method, options.merge(named, set_), config, preset)
+    spare_torch(resolved.config.backend.name)
+    found = api.plan(resolved)
     if json:
         print(jsonlib.dumps(_as_json(found), indent=2))
     else:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_align.evaluate import nearer_to_chosen
-from mlx_align.events import Completion, RunState, Sample
+from mlx_align.events import Completion, Sample
+from mlx_align.run_state import RunState
 from mlx_align_cli.display.facts import kept_step
 from mlx_align_cli.display.text import plural
 

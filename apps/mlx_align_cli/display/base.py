@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from mlx_align.events import Event, RunState
+from mlx_align.events import Event
+from mlx_align.run_state import RunState
 
 if TYPE_CHECKING:  # importing it would load numpy, and this module is loaded for `--help` too
     from mlx_align.runs import RunDirectory

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mlx_align.config import TrainConfig
-from mlx_align.events import RunFailed, RunFinished, RunState
+from mlx_align.events import RunFailed, RunFinished
+from mlx_align.run_state import RunState
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display import facts
 from mlx_align_cli.display.answers import comparisons

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_align.events import Alert, Eval, RunFinished, RunState, Step
+from mlx_align.events import Alert, Eval, RunFinished, Step
+from mlx_align.run_state import RunState
 from mlx_align_cli.display.text import size
 from mlx_align_cli.naming import program, short_path
 
@@ -123,7 +125,7 @@ def pace(state: RunState, now: float | None = None) -> Pace:
         return Pace(None, 0.0, None)
     now = state.last_t if now is None or state.end is not None else max(now, state.last_t)
     elapsed = max(0.0, now - state.started.t) + _earlier_seconds(state)
-    recent = [s for s in state.steps if s.attempt == state.attempt]
+    recent = state.steps.since(_earlier_steps(state))
     seconds = sum(s.seconds for s in recent[-20:])
     speed = sum(s.tokens for s in recent[-20:]) / seconds if seconds > 0 else None
     if len(recent) < 3 or state.end is not None:
@@ -133,10 +135,16 @@ def pace(state: RunState, now: float | None = None) -> Pace:
     return Pace(speed, elapsed, max(0.0, remaining))
 
 
+def _earlier_steps(state: RunState) -> int:
+    """How many steps are of earlier attempts."""
+    return bisect_left(state.steps, state.attempt, key=lambda step: step.attempt)
+
+
 def _earlier_seconds(state: RunState) -> float:
     """What earlier attempts did of that which still counts."""
-    earlier: list[Step | Eval] = [*state.steps, *state.evals]
-    return sum(event.seconds for event in earlier if event.attempt != state.attempt)
+    steps = state.steps.since(0)[: _earlier_steps(state)]
+    evals = [e for e in state.evals if e.attempt != state.attempt]
+    return sum(step.seconds for step in steps) + sum(e.seconds for e in evals)
 
 
 def sampling_speed(state: RunState) -> float | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from mlx_align.events import Event, RunState
+from mlx_align.events import Event
+from mlx_align.run_state import RunState
 from mlx_align_cli.display.base import Display
 
 

@@ -6,18 +6,8 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-from mlx_align.events import (
-    Alert,
-    Checkpoint,
-    Eval,
-    Event,
-    Phase,
-    Plan,
-    Rollout,
-    RunStarted,
-    RunState,
-    Step,
-)  # fmt: skip
+from mlx_align.events import Alert, Checkpoint, Eval, Event, Phase, Plan, Rollout, RunStarted, Step
+from mlx_align.run_state import RunState
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display import facts
 from mlx_align_cli.display.answers import comparisons, summary

@@ -13,7 +13,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from mlx_align.events import RunFailed, RunFinished, RunState, RunStopped
+from mlx_align.events import RunFailed, RunFinished, RunStopped
+from mlx_align.run_state import RunState
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display import facts
 from mlx_align_cli.display.answers import Comparison, comparisons, example_prompt, summary

@@ -10,7 +10,8 @@ from typing import Self
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from mlx_align.events import Event, RunState
+from mlx_align.events import Event
+from mlx_align.run_state import RunState
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display.base import Display
 from mlx_align_cli.display.report import report

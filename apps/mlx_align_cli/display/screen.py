@@ -8,7 +8,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mlx_align.events import Alert, RunFailed, RunFinished, RunState, RunStopped
+from mlx_align.events import Alert, RunFailed, RunFinished, RunStopped
+from mlx_align.run_state import RunState
 from mlx_align_cli.display import facts
 from mlx_align_cli.display.answers import telling
 from mlx_align_cli.display.text import (

@@ -12,11 +12,11 @@ import tomli_w
 from mlx_align.config import RunConfig
 from mlx_align.digests import ADAPTER, MODEL, Digests
 from mlx_align.errors import AlignError, UsageError
-from mlx_align.events import RunState
 from mlx_align.export import adapter as adapters
 from mlx_align.export.adapter import Adapter
 from mlx_align.export.base import Base
 from mlx_align.export.provenance import Provenance, without_folders
+from mlx_align.run_state import RunState
 from mlx_align.runs import RunDirectory
 from mlx_align.runs.chosen import adapter_of, best_checkpoint, model_of
 from mlx_align.runs.directory import slug

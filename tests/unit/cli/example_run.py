@@ -21,12 +21,11 @@ from mlx_align.events import (
     RunFailed,
     RunFinished,
     RunStarted,
-    RunState,
     RunStopped,
     Sample,
     Step,
-    reduce,
 )
+from mlx_align.run_state import RunState, reduce
 from mlx_align.runs import EventWriter, RunDirectory, create
 
 TOTAL = 60

@@ -25,7 +25,8 @@ from example_run import (
 from rich.cells import cell_len
 from rich.console import Console
 
-from mlx_align.events import Alert, Completion, RunState, Sample, reduce
+from mlx_align.events import Alert, Completion, Sample
+from mlx_align.run_state import RunState, reduce
 from mlx_align_cli.display import Kind, choose
 from mlx_align_cli.display.answers import comparisons, example_prompt, summary, telling
 from mlx_align_cli.display.describe import describe

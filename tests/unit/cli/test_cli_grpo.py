@@ -21,11 +21,11 @@ from mlx_align.events import (
     Rollout,
     RunFinished,
     RunStarted,
-    RunState,
     Sample,
     Scored,
     Step,
 )
+from mlx_align.run_state import RunState
 from mlx_align_cli.display.listing import headline
 from mlx_align_cli.display.plain import PlainDisplay
 from mlx_align_cli.display.report import next_lines, outcome, report

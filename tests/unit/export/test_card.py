@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from mlx_align.events import Eval, RunStarted, RunState, Step, reduce
+from mlx_align.events import Eval, RunStarted, Step
 from mlx_align.export.card import USE, Card, write
 from mlx_align.export.provenance import Provenance
+from mlx_align.run_state import RunState, reduce
 
 CONFIG = """\
 [method]

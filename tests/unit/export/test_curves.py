@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from mlx_align.curves import WIDTH, Series, series_of, svg, ticks
-from mlx_align.events import Eval, RewardFacts, Rollout, RunState, Step, reduce
+from mlx_align.events import Eval, RewardFacts, Rollout, Step
+from mlx_align.run_state import RunState, reduce
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 
