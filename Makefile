@@ -25,7 +25,7 @@ else
   INSTALL   := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: help demo test check format bench-demo bench-cuda bench-peers bench-memory bench-grpo readme clean
+.PHONY: help demo test test-kills check format bench-demo bench-cuda bench-peers bench-memory bench-grpo bench-tui screenshots readme clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -49,8 +49,15 @@ demo: $(VENV)/.run-$(DEVICE)
 	$(BIN)/mlx-align orpo
 	@echo 'To type mlx-align yourself: source $(BIN)/activate'
 
+# A worker for each core, up to four, and a file's tests on one; libraries with threads of their own would only be in
+# each other's way. The files with the longest tests come first by their names: the order is left as it is.
 test: $(VENV)/.dev-$(DEVICE)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
+	  -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# The long form of the proof that a killed run is resumed bit for bit.
+test-kills: $(VENV)/.dev-$(DEVICE)
+	KILLS=20 $(BIN)/python -m pytest tests/faults/test_kill.py
 
 check: $(VENV)/.dev-$(DEVICE)
 	$(BIN)/ruff check .
@@ -86,6 +93,14 @@ bench-grpo: $(VENV)/.dev-$(DEVICE)
 	$(BIN)/python -m tests.bench.rollouts
 	$(BIN)/python -m tests.bench.grpo_step
 	$(BIN)/python -m tests.bench.grpo
+
+# The terminal UI with a run of 100,000 events, on a quiet machine; writes tests/bench/results/tui-speed.json.
+bench-tui: $(VENV)/.dev-$(DEVICE)
+	$(BIN)/python -m tests.bench.tui_speed
+
+# The README's pictures of the terminal UI, of a demo run that is trained for them; writes apps/screenshots/*.svg.
+screenshots: $(VENV)/.dev-$(DEVICE)
+	$(BIN)/python -m tests.bench.screenshots
 
 # Put the measured figures into README.md.
 readme: $(VENV)/.dev-$(DEVICE)

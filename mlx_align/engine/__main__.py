@@ -18,6 +18,7 @@ from mlx_align.backends.base import World
 from mlx_align.engine.ranks import copy_run
 from mlx_align.engine.reporter import Reporter
 from mlx_align.engine.session import Session
+from mlx_align.engine.tokenizer import spare_torch
 from mlx_align.errors import AlignError, DeviceAbortError, InterruptedRunError
 from mlx_align.events import RunFailed
 from mlx_align.runs import STOP, EventWriter, RunDirectory, RunLock, next_numbers
@@ -43,6 +44,7 @@ def attempt(run: RunDirectory) -> int:
     writer = EventWriter(run.events, attempt=number, seq=seq)
     report = Reporter(writer)
     try:
+        spare_torch(run.config().backend.name)
         world = _join(report)
         _stop_on_signals(run)
         copy_run(run, world)

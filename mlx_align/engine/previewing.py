@@ -17,7 +17,7 @@ from typing import Any
 from mlx_align import methods
 from mlx_align.data.preview import Survey, pieces, survey
 from mlx_align.data.templates import ChatTokenizer
-from mlx_align.engine.tokenizer import load_tokenizer
+from mlx_align.engine.tokenizer import load_tokenizer, spare_torch
 from mlx_align.errors import AlignError
 from mlx_align.hub import resolve_model
 
@@ -35,6 +35,7 @@ def main() -> int:
 
         try:
             path, model, method = sys.argv[1:]
+            spare_torch()
             serve(Path(path), model, method, sys.stdin, say)
         except AlignError as error:
             say({"type": "failed", "error": told(error), "code": error.exit_code})

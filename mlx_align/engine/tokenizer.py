@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,36 @@ def load_tokenizer(folder: Path) -> ChatTokenizer:
     Raises:
         UsageError: the folder has no usable tokenizer or chat template.
     """
-    # It would say that PyTorch was not found, which is not needed.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = _auto_tokenizer().from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"the tokenizer cannot be loaded: {error}", where=str(folder)) from None
     wrapped = wrap_tokenizer(tokenizer)
     return replace(wrapped, stop_ids=wrapped.stop_ids | _declared_ends(folder))
+
+
+def spare_torch(backend: str | None = None) -> None:
+    """Keep transformers from loading torch in a program that computes with another backend, or not at all.
+
+    Where torch is installed, it comes with the first tokenizer and takes longer than all else that is loaded.
+    A process that has one of the two already is left as it is, and one that asks for torch later gets it;
+    only transformers does without, so this is for a program's own start.
+    """
+    if backend == "torch" or {"torch", "transformers"} & sys.modules.keys():
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]  # what Python itself takes for "not there"
+    try:
+        _auto_tokenizer()
+    finally:
+        del sys.modules["torch"]
+
+
+def _auto_tokenizer() -> Any:
+    # It would say that PyTorch was not found, which is not needed.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def _declared_ends(folder: Path) -> frozenset[int]:

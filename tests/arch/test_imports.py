@@ -25,7 +25,7 @@ def loaded_by(statement: str) -> set[str]:
     ("statement", "forbidden"),
     [
         ("import mlx_align", [*HEAVY, *SCREENS, "numpy", "pydantic"]),
-        ("import mlx_align.errors, mlx_align.events, mlx_align.config", [*HEAVY, *SCREENS, "numpy"]),
+        ("import mlx_align.errors, mlx_align.run_state, mlx_align.config", [*HEAVY, *SCREENS, "numpy"]),
         ("import mlx_align.methods", [*HEAVY, *SCREENS, "numpy"]),
         ("import mlx_align.settings", [*HEAVY, *SCREENS, "numpy"]),
         ("import mlx_align.data, mlx_align.runs, mlx_align.evaluate", [*HEAVY, *SCREENS]),
@@ -40,6 +40,22 @@ def loaded_by(statement: str) -> set[str]:
 )
 def test_nothing_heavy_is_loaded(statement: str, forbidden: list[str]) -> None:
     assert loaded_by(statement).isdisjoint(forbidden)
+
+
+TOKENIZER = """
+from mlx_align import embedded
+from mlx_align.engine.tokenizer import load_tokenizer, spare_torch
+spare_torch("mlx")
+import mlx_align.backends.mlx
+load_tokenizer(embedded.model_folder())
+"""
+
+
+def test_a_run_on_mlx_leaves_torch_alone() -> None:
+    """Without being asked to, transformers would load it; and who asks for it afterwards gets it."""
+    assert {"mlx_lm", "transformers"} <= (loaded := loaded_by(TOKENIZER))
+    assert "torch" not in loaded
+    assert "torch" in loaded_by(f"{TOKENIZER}import torch")
 
 
 def test_openblas_comes_before_mlx() -> None:

@@ -1,7 +1,11 @@
-"""kill -9 at random moments, then resume: bit for bit the run that nobody disturbed."""
+"""kill -9 at random moments, then resume: bit for bit the run that nobody disturbed.
+
+`make test-kills` kills more often.
+"""
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 from pathlib import Path
@@ -15,14 +19,14 @@ from mlx_align.runs import RunDirectory
 from tests import support
 from tests.same_run import assert_same
 
+KILLS = int(os.environ.get("KILLS", "8"))
 SETTINGS: dict[str, Any] = {
-    "train__steps": 120,
+    "train__steps": 10 * KILLS,
     "train__accumulate": 2,
     "adapter__dropout": 0.1,
     "eval__every": 40,
     "checkpoint__every": 3,
 }
-KILLS = 20
 
 
 def kill_after(run: RunDirectory, first: type[Event], seconds: float) -> None:

@@ -1,14 +1,16 @@
 """Proof that the suite can fail: the mistakes of this field, put in on purpose, each turn a test red.
 
 Each mutant is a copy of the package with one line changed; the named tests run in it and must fail, in the
-way a test fails (exit code 1), not because the mutant cannot be imported.
+way a test fails (exit code 1), not because the mutant cannot be imported. They take turns in one process.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,37 +115,55 @@ MUTATIONS = {
 }
 
 
-def run_in(folder: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+@dataclass(frozen=True)
+class Project:
+    """A copy of the package and its tests, and a process that runs tests in it."""
+
+    folder: Path
+    process: subprocess.Popen[str]
+
+    def run(self, tests: tuple[str, ...]) -> tuple[int, str]:
+        """pytest's exit code, and what it said."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(["-x", "-p", "no:cacheprovider", *tests]) + "\n")
+        self.process.stdin.flush()
+        reply = json.loads(self.process.stdout.readline())
+        return reply["code"], reply["said"]
 
 
-def copy_of_the_project(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    folder = tmp_path_factory.mktemp("mutants") / "project"
     for name in ("mlx_align", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "pictures"))
     for name in ("models", "data_samples", "pyproject.toml"):
         (folder / name).symlink_to(ROOT / name)
-    return folder
+    command = [sys.executable, "-B", "-m", "tests.parity.mutants"]
+    with subprocess.Popen(
+        command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield Project(folder, process)
+        process.kill()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_the_mistake_is_noticed(name: str, tmp_path: Path) -> None:
+def test_the_mistake_is_noticed(name: str, project: Project) -> None:
     mutation = MUTATIONS[name]
-    project = copy_of_the_project(tmp_path / "project")
-    target = project / mutation.file
+    target = project.folder / mutation.file
     source = target.read_text(encoding="utf-8")
     assert source.count(mutation.right) == 1, f"{mutation.file} no longer has the line to change"
     target.write_text(source.replace(mutation.right, mutation.wrong), encoding="utf-8")
-    done = run_in(project, mutation.tests)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "FAILED" in done.stdout
+    code, said = project.run(mutation.tests)
+    target.write_text(source, encoding="utf-8")
+    assert code == 1, said
+    assert "FAILED" in said
 
 
 @pytest.mark.slow
-def test_without_a_mistake_the_same_tests_pass(tmp_path: Path) -> None:
-    """Otherwise the mutants could fail for any reason at all."""
-    project = copy_of_the_project(tmp_path / "project")
-    for tests in {mutation.tests for mutation in MUTATIONS.values()}:
-        done = run_in(project, tests)
-        assert done.returncode == 0, done.stdout
+@pytest.mark.parametrize("tests", sorted({mutation.tests for mutation in MUTATIONS.values()}), ids=" ".join)
+def test_without_a_mistake_the_same_tests_pass(tests: tuple[str, ...], project: Project) -> None:
+    """Otherwise the mutants could fail for any reason at all; and each comes after mutants in its process."""
+    code, said = project.run(tests)
+    assert code == 0, said

@@ -17,6 +17,7 @@ from mlx_align.engine.__main__ import DEVICE_WORDS
 from mlx_align.engine.chat.inbox import Inbox
 from mlx_align.engine.chat.protocol import Ask, Failed, Open, encoded
 from mlx_align.engine.chat.session import Say, Session
+from mlx_align.engine.tokenizer import spare_torch
 from mlx_align.errors import AlignError, DeviceAbortError, InterruptedRunError, UsageError
 
 GRACE = 10.0
@@ -64,6 +65,7 @@ def _opened(opening: object) -> Session:
         raise opening
     if not isinstance(opening, Open):
         raise UsageError("the first request must say what to open")
+    spare_torch(opening.backend.name)
     return Session.load(opening)
 
 
