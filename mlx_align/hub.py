@@ -11,8 +11,9 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mlx_align import embedded
 from mlx_align.errors import AlignError, UsageError
@@ -113,13 +114,106 @@ def resolve_gguf(name: str) -> Path:
     return _from_hub(name, None, download)
 
 
-def _fetch(name: str, revision: str | None) -> ModelSource:
+@dataclass(frozen=True)
+class Parcel:
+    """What the hub has of a model, and what of it is not on this disk.
+
+    Attributes:
+        files: paths of the files still to be fetched.
+        size: bytes of these.
+        folder: the cache that they go to.
+    """
+
+    files: tuple[str, ...]
+    size: int
+    folder: Path
+
+
+def is_missing(name: str, revision: str | None = None) -> bool:
+    """Whether it is a model of the hub that is not whole in the cache; nobody is asked for that."""
+    if name == embedded.TINY_CHAT or _local(name).exists() or not HUB_ID.fullmatch(name):
+        return False
+    import huggingface_hub
+    from huggingface_hub import errors as hub_errors
+
+    try:
+        huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=WANTED, local_files_only=True
+        )
+    except (hub_errors.LocalEntryNotFoundError, hub_errors.HFValidationError):
+        return True
+    return False
+
+
+def parcel(name: str, revision: str | None = None) -> Parcel:
+    """What would have to be fetched for a model; only lists are asked for.
+
+    Raises:
+        UsageError: there is no such model.
+        AlignError: the hub cannot be reached.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+    from huggingface_hub.hf_api import RepoFile
+
+    def look(offline: bool) -> Parcel:
+        if offline:
+            raise errors.LocalEntryNotFoundError("a list is not in the cache")
+        api = huggingface_hub.HfApi()
+        commit = api.model_info(name, revision=revision).sha
+        tree = api.list_repo_tree(name, revision=commit, recursive=True)
+        sizes = {one.path: one.size for one in tree if isinstance(one, RepoFile)}
+        wanted = [path for path in sizes if any(fnmatch(path, pattern) for pattern in WANTED)]
+        absent = [
+            path
+            for path in wanted
+            if not isinstance(huggingface_hub.try_to_load_from_cache(name, path, revision=commit), str)
+        ]
+        size = sum(sizes[path] for path in absent)
+        return Parcel(tuple(absent), size, Path(constants.HF_HUB_CACHE))
+
+    return _from_hub(name, revision, look)
+
+
+def fetch(name: str, revision: str | None, moved: Callable[[], None]) -> ModelSource:
+    """Fetch a model; whole files that are in the cache already are not fetched again.
+
+    Args:
+        name: owner/name.
+        revision: None for the newest.
+        moved: called, on several threads, whenever something has arrived. What it raises ends the work, and
+            the hub's library then removes the files that are not whole.
+
+    Raises:
+        UsageError: there is no such model, or it cannot be used.
+        AlignError: the hub cannot be reached.
+    """
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Watched(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> Any:
+            moved()
+            return super().update(n)
+
+    source = _fetch(name, revision, Watched)
+    _check(source)
+    return source
+
+
+def _fetch(name: str, revision: str | None, bars: Any = None) -> ModelSource:
     def snapshot(offline: bool) -> ModelSource:
         import huggingface_hub
 
         folder = Path(
             huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=WANTED, local_files_only=offline
+                name,
+                revision=revision,
+                allow_patterns=WANTED,
+                local_files_only=offline,
+                tqdm_class=bars,
             )
         )
         return ModelSource(folder, name, commit=folder.name)

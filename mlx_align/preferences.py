@@ -81,7 +81,10 @@ def _append(path: Path, line: bytes) -> None:
         size = file.seek(0, os.SEEK_END)
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = b"\n" + line
-        if file.write(line) < len(line):
+        try:
+            if file.write(line) < len(line):
+                raise OSError("the disk is full")
+            os.fsync(descriptor)
+        except OSError:
             file.truncate(size)
-            raise OSError("the disk is full")
-        os.fsync(descriptor)
+            raise

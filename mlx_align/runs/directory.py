@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from mlx_align.config import BackendConfig, RunConfig
 from mlx_align.errors import AlignError, ConfigError, UsageError
-from mlx_align.events import RunState
+from mlx_align.run_state import RunState
 from mlx_align.runs.atomic import write_json, write_text
 from mlx_align.runs.checkpoints import Checkpoints, export_adapter
 from mlx_align.runs.control import Control
@@ -150,11 +150,13 @@ class RunDirectory:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AlignError(f"the file cannot be read: {error}", where=str(path)) from None
+    if not isinstance(value, dict):
+        raise AlignError("the file is not what mlx-align writes there", where=str(path))
     return value
 
 
@@ -200,7 +202,10 @@ def _fresh(root: Path, base: str) -> Path:
 
 def is_run(path: Path) -> bool:
     """Whether a folder is a run: other programs keep a config.toml too, so all three files must be there."""
-    return all((path / name).is_file() for name in ("config.toml", "env.json", "state.json"))
+    try:
+        return all((path / name).is_file() for name in ("config.toml", "env.json", "state.json"))
+    except PermissionError:  # somebody else's folder among the runs does not hide the others
+        return False
 
 
 def list_runs(root: Path) -> list[RunDirectory]:

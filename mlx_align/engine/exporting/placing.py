@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from mlx_align.runs.atomic import sync
 def placed(path: Path, *, single: bool, force: bool) -> Iterator[Path]:
     """A hidden folder beside `path` to write into; when the block ends well, what is in it takes its place.
 
+    The process's number is in its name: so what a killed process left can be told from what others write.
+
     Args:
         path: the folder's name or, if single, the file's; other files in the hidden folder go beside it.
         single: whether it is one file.
@@ -31,7 +34,7 @@ def placed(path: Path, *, single: bool, force: bool) -> Iterator[Path]:
     made = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-{os.getpid()}-"))
     except OSError as error:
         raise AlignError(f"it cannot be written: {error.strerror or error}", where=str(path.parent)) from None
     try:

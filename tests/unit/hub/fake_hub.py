@@ -7,7 +7,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -43,6 +43,7 @@ class FakeHub:
         large: what came the way of large files, which is for 1000 bytes and more.
         vanishing: repositories that are gone as soon as they are made.
         trouble: what a commit is refused with; None: it is taken.
+        flowing: while it is cleared, a file of 1000 bytes and more comes to its half only.
     """
 
     repos: dict[str, Repo]
@@ -52,6 +53,10 @@ class FakeHub:
     large: list[bytes] = field(default_factory=list)
     vanishing: set[str] = field(default_factory=set)
     trouble: str | None = None
+    flowing: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.flowing.set()
 
     def __enter__(self) -> FakeHub:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -226,9 +231,25 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             self.send_header("Connection", "close")
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(body)
+                half = len(body) // 2 if len(body) >= 1000 and "ETag" in headers else 0
+                self.wfile.write(body[:half])
+                if half:
+                    hub.flowing.wait()
+                with suppress(ConnectionError):  # whoever asked has left meanwhile
+                    self.wfile.write(body[half:])
 
     return Handler
+
+
+def environment(server: FakeHub, folder: Path) -> dict[str, str]:
+    """The variables by which another process speaks with this server; see `reached`."""
+    return {
+        "HF_ENDPOINT": server.url,
+        "HF_HUB_CACHE": str(folder / "cache"),
+        "HF_TOKEN_PATH": str(folder / "no-token"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+    }
 
 
 @contextmanager
