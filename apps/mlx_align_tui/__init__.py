@@ -23,8 +23,9 @@ def run(runs_dir: Path) -> int:
         the exit code of the program.
     """
     from mlx_align_tui.app import AlignApp
+    from mlx_align_tui.leaving import depart
 
     gc.set_threshold(*COLLECTING)
     app = AlignApp(runs_dir)
     app.run()
-    return app.return_code or 0
+    return depart(app.return_code or 0)

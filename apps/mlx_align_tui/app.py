@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rich.markup import escape
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.command import CommandPalette
+from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Tab, Tabs
 
 from mlx_align.errors import AlignError
-from mlx_align.runs import RunDirectory
+from mlx_align.runs import STOP, RunDirectory
+from mlx_align_cli.display.text import one_line
 from mlx_align_tui import settings as remembered
-from mlx_align_tui.live.engines import Engines, Launcher, launch, stop
+from mlx_align_tui.leaving import Threads, heed_signals
+from mlx_align_tui.live.engines import Engines, Launcher, launch
 from mlx_align_tui.palette import RunsProvider
+from mlx_align_tui.picture import self_contained
+from mlx_align_tui.plain import Harmless
 from mlx_align_tui.screens import PLACES, jump, make
 from mlx_align_tui.screens.base import AlignScreen
-from mlx_align_tui.screens.quit import Leaving, QuitScreen
+from mlx_align_tui.screens.quit import ConfirmScreen, Leaving, QuitScreen
 from mlx_align_tui.settings import TuiSettings
 from mlx_align_tui.themes import PLAIN, THEMES, TITLES
 
+TOLD = 240
+"""Cells of each part of an error that are shown: all of it fits on a screen of 80x24."""
 NOT_TITLED = ("home",)
 """Screens that are not opened again from the palette: they are what is left when all others are closed."""
 
@@ -67,6 +74,7 @@ class AlignApp(App[None]):
         self.root = root
         self.marked: list[str] = []
         self.engines = Engines(launcher)
+        self._harmless = Harmless()
         self._writes = settings is None
         self._problem: AlignError | None = None
         self.settings = self._load() if settings is None else settings
@@ -84,10 +92,12 @@ class AlignApp(App[None]):
             return TuiSettings()
 
     def _known(self, theme: str) -> str:
-        return theme if theme in self.available_themes else TuiSettings().theme
+        return theme if theme in THEMES else TuiSettings().theme
 
     def on_mount(self) -> None:
         """Begin with the runs."""
+        heed_signals(self)
+        asyncio.get_running_loop().set_default_executor(Threads())
         self.theme_changed_signal.subscribe(self, lambda theme: self.remember(theme=theme.name))
         self.push_screen(make("home"))
         if self._problem is not None:
@@ -110,11 +120,18 @@ class AlignApp(App[None]):
         except AlignError as error:
             self.tell(error)
 
+    async def action_press(self, key: str) -> None:
+        """Do at once what another key does here. (A simulated key would come after those pressed since.)"""
+        active = self.screen.active_bindings.get(key)
+        if active is not None and active.enabled:
+            await self.run_action(active.binding.action, default_namespace=active.node)
+
     def tell(self, error: AlignError) -> None:
-        """Show what happened, where, and what to do next."""
+        """Show what happened, where, and what to do next, in place of what was told before."""
         lines = [error.message, *([f"at {error.where}"] if error.where else []), error.hint or ""]
-        text = "\n".join(escape(line) for line in lines if line)
-        self.notify(text, title="That did not work", severity="error", timeout=10)
+        text = "\n".join(one_line(line, TOLD) for line in lines if line)
+        self.clear_notifications()
+        self.notify(text, title="That did not work", severity="error", timeout=10, markup=False)
 
     def go(self, name: str, *arguments: Any) -> None:
         """Open a screen by its name in `screens.PLACES`."""
@@ -151,22 +168,54 @@ class AlignApp(App[None]):
     def _photograph(self) -> None:
         self.set_timer(0.1, self.deliver_screenshot)  # once the palette is gone
 
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """What each line goes through before it is drawn."""
+        return [*super().get_line_filters(), self._harmless]
+
+    def export_screenshot(self, *, title: str | None = None, simplify: bool = False) -> str:
+        """The screen as an SVG picture that can be looked at without a network."""
+        return self_contained(super().export_screenshot(title=title, simplify=simplify))
+
     async def action_quit(self) -> None:
-        """Leave, and ask first if engines that were started here are still at work."""
+        """Leave, and ask first about what would be lost, and about engines that were started here."""
         if isinstance(self.screen, CommandPalette):
             self.pop_screen()
-        running = self.engines.running()
-        if not running:
+        if isinstance(self.screen, QuitScreen | ConfirmScreen):
+            return
+        losses = [screen.would_lose for screen in self.screen_stack if isinstance(screen, AlignScreen)]
+        losses.append("A run is being prepared; it would not be started." if self.engines.prepares else "")
+        if text := "\n".join(loss for loss in losses if loss):
+            self.push_screen(
+                ConfirmScreen("Leave?", text, "Leave"), lambda yes: self._ask_about_engines() if yes else None
+            )
+        else:
+            self._ask_about_engines()
+
+    def _ask_about_engines(self) -> None:
+        if names := [run.name for run in self.engines.running()]:
+            self.push_screen(QuitScreen(names), self._leave)
+        else:
             self.exit()
-        elif not isinstance(self.screen, QuitScreen):
-            self.push_screen(QuitScreen([run.name for run in running]), self._leave)
 
     def _leave(self, answer: Leaving | None) -> None:
-        if answer == "stop":
-            for run in self.engines.running():
-                try:
-                    stop(run)
-                except AlignError:  # it has ended meanwhile
-                    continue
-        if answer in ("stop", "detach"):
+        if answer == "detach":
             self.exit()
+        elif answer == "stop":
+            self.run_worker(self._stop_all, thread=True, group="leaving", exit_on_error=False)
+
+    def _stop_all(self) -> None:
+        """Have all engines save and stop, then leave; if one cannot be asked, stay and say so."""
+        failed = False
+        for run in self.engines.running():
+            try:
+                run.control.request(STOP)
+            except OSError as error:
+                failed = True
+                problem = AlignError(f"{run.name} cannot be asked to stop: {error.strerror or error}")
+                self.call_from_thread(self.tell, problem)
+        if not failed:
+            self.call_from_thread(self.exit)
+
+    def on_unmount(self) -> None:
+        """Start nothing more."""
+        self.engines.close()

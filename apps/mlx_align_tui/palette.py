@@ -7,8 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.content import Content
 
 from mlx_align.runs import RunDirectory, list_runs
+from mlx_align_cli.display.text import clean
 from mlx_align_tui.screens import PLACES
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ class RunsProvider(Provider):
         app = cast("AlignApp", self.app)
         places = [(name, place) for name, place in PLACES.items() if place.needs == "run"]
         return [
-            (f"{run.name}: {place.title}", place.about, partial(app.go, name, run))
+            (clean(f"{run.name}: {place.title}"), place.about, partial(app.go, name, run))
             for run in self._runs
             for name, place in places
         ]
@@ -37,11 +39,15 @@ class RunsProvider(Provider):
     async def discover(self) -> Hits:
         """The newest runs."""
         for name, about, command in self._commands()[:OFFERED]:
-            yield DiscoveryHit(name, command, help=about)
+            yield DiscoveryHit(Content(name), command, text=name, help=about)
 
     async def search(self, query: str) -> Hits:
         """The runs whose names fit."""
         matcher = self.matcher(query)
         for name, about, command in self._commands():
-            if (score := matcher.match(name)) > 0:
-                yield Hit(score, matcher.highlight(name), command, help=about)
+            score, places = matcher.fuzzy_search.match(query, name)
+            if score > 0:
+                shown = Content(name)  # the matcher's own `highlight` reads names as markup
+                for place in places:
+                    shown = shown.stylize(matcher.match_style, place, place + 1)
+                yield Hit(score, shown, command, text=name, help=about)

@@ -6,11 +6,12 @@ from other pages or ask for other names are refused: whoever gets in can start p
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -48,12 +49,24 @@ class BrowserServer(Server):
     """
 
     def __init__(self, root: Path, address: Address) -> None:
-        program = ["-m", "mlx_align_cli.main", "tui", "--runs-dir", str(root.resolve())]
+        program = ["-P", "-m", "mlx_align_cli.main", "tui", "--runs-dir", str(root.resolve())]
         super().__init__(
             shlex.join([sys.executable, *program]), host=address.host, port=address.port, title="mlx-align"
         )
         self.address = address
         self.url = address.url.removesuffix("/v1")
+        self._pages: set[asyncio.Task[Any]] = set()
+
+    def serve(self, debug: bool = False) -> None:
+        """Serve until Ctrl-C, and say where once it can be reached."""
+        self.initialize_logging()
+        web.run_app(
+            self._make_app(),
+            host=self.host,
+            port=self.port,
+            print=lambda *_: self.announce(),
+            access_log=None,
+        )
 
     def initialize_logging(self) -> None:
         """Say nothing of requests, only of what goes wrong."""
@@ -61,11 +74,30 @@ class BrowserServer(Server):
         logging.getLogger("textual-serve").addFilter(_is_news)
 
     async def on_startup(self, app: web.Application) -> None:
+        """Say nothing yet: the port does not listen so early."""
+
+    def announce(self) -> None:
         """Say where it is, and what it means that it is there."""
         print(self.url, flush=True)
         print(WARNING, file=sys.stderr, flush=True)
         if not self.address.private:
             print(f"warning: other machines can reach {self.host}, and there is no password", file=sys.stderr)
+
+    async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
+        """One page and its process, until either ends."""
+        page = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._pages.add(page)
+        try:
+            return await super().handle_websocket(request)
+        finally:
+            self._pages.discard(page)
+
+    async def on_shutdown(self, app: web.Application) -> None:
+        """End the pages that are still open: nobody waits until they are closed."""
+        pages = list(self._pages)
+        for page in pages:
+            page.cancel()
+        await asyncio.gather(*pages, return_exceptions=True)
 
     async def _make_app(self) -> web.Application:
         app = await super()._make_app()

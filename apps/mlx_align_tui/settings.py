@@ -17,13 +17,23 @@ RECENT = 8
 
 
 class Curves(BaseModel):
-    """How Monitor draws."""
+    """How Monitor and Compare draw."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     smoothing: int = Field(default=1, ge=1)
     log_scale: bool = False
     axis: str = Field(default="step", pattern="^(step|time)$")
+
+
+class Chatting(BaseModel):
+    """How Chat asks."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    temperature: float = Field(default=0.7, ge=0, allow_inf_nan=False)
+    max_tokens: int = Field(default=256, ge=1)
+    blind: bool = False
 
 
 class TuiSettings(BaseModel):
@@ -35,6 +45,9 @@ class TuiSettings(BaseModel):
     keys: dict[str, str] = {}
     """Binding id -> key, such as "runs.stop" -> "ctrl+s"; see the key list in the help of each screen."""
     curves: Curves = Curves()
+    chat: Chatting = Chatting()
+    tabs: dict[str, str] = {}
+    """Screen -> the tab that was looked at last, such as "monitor" -> "samples"."""
     advanced: bool = False
     recent_models: tuple[str, ...] = ()
     recent_data: tuple[str, ...] = ()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +18,8 @@ from mlx_align_tui.screens import PLACES, Place
 from mlx_align_tui.settings import TuiSettings
 from tests.tui.fake_engine import STARTED
 
+Engines = Callable[[str], list["subprocess.Popen[bytes]"]]
+ENGINE = Path(__file__).with_name("fake_chat.py")
 DEADLINE = 30.0
 """Seconds after which something that should have happened has not."""
 
@@ -54,3 +59,22 @@ def root(tmp_path: Path) -> Iterator[Path]:
         process = STARTED.pop()
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
+    """Make every chat engine a scripted one; returns the processes that were started."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def use(script: str) -> list[subprocess.Popen[bytes]]:
+        def popen(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+            assert command[-1] == "mlx_align.engine.chat"
+            started.append(subprocess.Popen([sys.executable, str(ENGINE), script], **options))
+            return started[-1]
+
+        fake = SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
+        monkeypatch.setattr("mlx_align.chat.subprocess", fake)
+        monkeypatch.setattr("mlx_align.runs.chosen.model_of", lambda run: run.path)
+        return started
+
+    return use

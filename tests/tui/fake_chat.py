@@ -1,12 +1,14 @@
 """A scripted chat engine: it speaks as `mlx_align.engine.chat` does, and loads nothing.
 
-`python fake_chat.py SCRIPT`, the script being "ok", "alone" (no base), "broken" (cannot load) or "endless"
-(never says hello). What is asked decides the answer:
+`python fake_chat.py SCRIPT`, the script being "ok", "alone" (no base), "broken" (cannot load), "late"
+(says hello after a while) or "endless" (never does). What is asked decides the answer:
 
     long     does not end until it is cancelled
+    hang     neither answers nor hears that it is to stop
     die      the process kills itself in the middle of the answer
     refuse   is refused
     same     both voices say the same
+    which    the name of the adapter's folder
     markup   holds what a screen could take for its own markup
     else     "WHO SEED: QUESTION", a word at a time
 """
@@ -18,6 +20,7 @@ import queue
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from mlx_align.engine.chat.protocol import (
     Ask,
@@ -36,6 +39,8 @@ from mlx_align.engine.chat.protocol import (
 
 REQUESTS: queue.Queue[Request] = queue.Queue()
 CANCELLED: set[int] = set()
+LOADED: list[str] = []
+"""The name of the adapter's folder, once there is one."""
 PACE = threading.Event()
 
 
@@ -61,6 +66,9 @@ def answer(ask: Ask) -> None:
     if question == "refuse":
         say(Failed(id=number, message="the conversation is too long", hint="Begin a new one.", exit_code=3))
         return
+    if question == "hang":
+        while True:
+            PACE.wait()
     if question == "die":
         say(Token(id=number, text="I feel "))
         sys.stderr.write("out of memory\n")
@@ -77,6 +85,7 @@ def answer(ask: Ask) -> None:
     system = next((turn.content for turn in ask.messages if turn.role == "system"), "")
     whole = {
         "same": "We agree.",
+        "which": " ".join(LOADED),
         "markup": "[red]a[/red] [b] [/] \x1b[31m",
     }.get(question, f"{ask.who} {ask.seed}: {question}" + (f" ({system})" if system else ""))
     words = whole.split(" ")
@@ -90,6 +99,7 @@ def main(script: str) -> None:
     threading.Thread(target=read, daemon=True).start()
     opening = REQUESTS.get()
     assert isinstance(opening, Open)
+    LOADED.append(Path(opening.adapter or "").name)
     if script == "broken":
         say(
             Failed(
@@ -97,6 +107,8 @@ def main(script: str) -> None:
             )
         )
         return
+    if script == "late":
+        PACE.wait(0.5)
     if script != "endless":
         voices = ("tuned",) if script == "alone" else ("tuned", "base")
         notes = ("The base is not here.",) if script == "alone" else ()

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -45,7 +46,7 @@ def main(script: str, command: str, path: Path, arguments: list[str]) -> int:
         return 0
     target = arguments[arguments.index("--to") + 1]
     say(type="progress", stage="writing", detail=f"the {target}")
-    writing = path / "exports" / f".{target}-x1"
+    writing = path / "exports" / f".{target}-{os.getpid()}-x1"
     writing.mkdir(parents=True)
     try:
         return export(script, target, path, arguments, writing)

@@ -5,10 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.command import CommandPalette
-from textual.widgets import Button
+from textual.containers import VerticalScroll
+from textual.events import Key
+from textual.geometry import Offset
+from textual.pilot import Pilot
+from textual.widgets import Button, Tab
+from textual.widgets._footer import FooterKey
 
 from mlx_align.errors import AlignError, ConfigError
 from mlx_align.runs import list_runs
@@ -20,10 +26,13 @@ from mlx_align_tui.screens.home import HomeScreen
 from mlx_align_tui.screens.jump import JumpScreen, Letter
 from mlx_align_tui.screens.monitor import MonitorScreen
 from mlx_align_tui.screens.quit import QuitScreen
+from mlx_align_tui.screens.viewing import ViewingScreen
 from mlx_align_tui.settings import TuiSettings
 from mlx_align_tui.themes import THEMES
+from mlx_align_tui.widgets.curve import Curve, CurvePanel
 from tests.tui.conftest import play, until
 from tests.tui.fake_engine import launcher, new_run, written
+from tests.tui.snapshots import words
 
 
 def test_nothing_heavy_is_loaded_at_the_start() -> None:
@@ -95,6 +104,11 @@ def test_vim_keys_and_keys_of_ones_own(root: Path) -> None:
             assert app.marked == []
             await pilot.press("m")
             assert app.marked == [home.entries[0].name]
+            row = table.cursor_row  # type: ignore[attr-defined]
+            for key in ("j", "m"):  # pressed faster than they are handled
+                app.post_message(Key(key, key))
+            await until(pilot, lambda: len(app.marked) == 2)
+            assert app.marked[1] == home.entries[row + 1].name
 
     play(story())
 
@@ -145,6 +159,104 @@ def test_settings_that_cannot_be_read_are_told_and_left_alone(
     play(story())
 
 
+def test_what_was_looked_at_is_looked_at_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remembered, "settings_path", lambda: tmp_path / "tui.toml")
+    runs = [written(root, steps=40 * (number + 1), number=number) for number in range(2)]
+
+    async def opened(pilot: Pilot[None], *where: Any) -> ViewingScreen:
+        app, before = pilot.app, pilot.app.screen
+        assert isinstance(app, AlignApp)
+        app.go(*where)
+        await until(pilot, lambda: app.screen is not before)
+        screen = app.screen
+        assert isinstance(screen, ViewingScreen)
+        await until(pilot, lambda: screen.tab)
+        return screen
+
+    async def first() -> None:
+        app = AlignApp(root)
+        async with app.run_test(size=(80, 24)) as pilot:
+            app.theme = "align-light"
+            monitor = await opened(pilot, "monitor", runs[0])
+            assert monitor.tab == "curves"
+            await pilot.press("plus", "L", "t", "4")
+            await until(pilot, lambda: monitor.tab == "config")
+            compare = await opened(pilot, "compare", runs)
+            await pilot.press("2")
+            await until(pilot, lambda: compare.tab == "measures")
+
+    async def again() -> None:
+        app = AlignApp(root)
+        async with app.run_test(size=(80, 24)) as pilot:
+            assert app.theme == "align-light"
+            monitor = await opened(pilot, "monitor", runs[1])
+            await until(pilot, lambda: any("method.name" in line for line in words(app)), "it is filled")
+            assert monitor.tab == "config"
+            assert isinstance(app.focused, VerticalScroll), "and can be scrolled"
+            await pilot.press("1")
+            assert (monitor.view.smoothing, monitor.view.log_scale, monitor.view.axis) == (5, True, "time")
+            await until(pilot, lambda: "mean of 5 · log · by time" in words(app)[0])
+            compare = await opened(pilot, "compare", runs)
+            await until(pilot, lambda: any("★" in line for line in words(app)))
+            assert compare.tab == "measures"
+            await pilot.press("1")
+            await until(pilot, lambda: "mean of 5 · log · by time" in words(app)[0], "as in Monitor")
+
+    play(first())
+    play(again())
+
+
+def test_the_mouse_does_what_keys_do(root: Path, settings: TuiSettings) -> None:
+    for number in range(3):
+        written(root, steps=40, number=number)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(100, 30)) as pilot:
+            home = app.screen
+            assert isinstance(home, HomeScreen)
+            await until(pilot, lambda: home.entries)
+            await pilot.click("RunsTable", offset=(20, 2))
+            await until(pilot, lambda: home.current is home.entries[1])
+            await press_footer(pilot, "Mark")
+            await until(pilot, lambda: app.marked == [home.entries[1].name])
+            await pilot.click("RunsTable", offset=(20, 3))
+            await until(pilot, lambda: isinstance(app.screen, MonitorScreen), "under the cursor it opens")
+            monitor = app.screen
+            assert isinstance(monitor, MonitorScreen)
+            assert monitor.run_directory.name == home.entries[2].name
+            await until(pilot, lambda: monitor.tab == "curves" and monitor.query("CurvePanel"))
+            panel = monitor.query(CurvePanel).last()
+            await until(pilot, lambda: panel.lines)
+            await pilot.click(panel.query_one("#plot"), offset=(20, 4))
+            await until(pilot, lambda: monitor.view.cursor is not None and app.focused is panel)
+            assert monitor.view.cursor == pytest.approx(
+                panel.query_one(Curve).get_coordinate_from_pixel(20, 1)[0]
+            )
+            await press_footer(pilot, "Zoom")
+            await until(pilot, lambda: monitor.view.zoom)
+            await pilot.click(monitor.query(Tab)[1])
+            await until(pilot, lambda: any("before training" in line for line in words(app)))
+            assert monitor.tab == "samples"
+
+    play(story())
+
+
+async def press_footer(pilot: Pilot[None], what: str) -> None:
+    """Click on the key of this description at the foot of the screen, once it is drawn."""
+    screen = pilot.app.screen
+
+    def place() -> Offset | None:
+        found = [key.region for key in screen.query(FooterKey) if key.description == what and key.region]
+        at = found[0].offset + Offset(1, 0) if found else None
+        return at if at and isinstance(screen.get_widget_at(*at)[0], FooterKey) else None
+
+    await until(pilot, place, f"{what} is among the keys")
+    await pilot.click(offset=place())
+
+
 def test_settings_survive_a_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "new" / "tui.toml"
     assert remembered.load(path) == TuiSettings()
@@ -165,7 +277,8 @@ def test_no_colour(root: Path, settings: TuiSettings, monkeypatch: pytest.Monkey
     monkeypatch.setenv("NO_COLOR", "1")
     assert AlignApp(root, settings=settings).theme == "align-plain"
     monkeypatch.delenv("NO_COLOR")
-    assert AlignApp(root, settings=TuiSettings(theme="gone")).theme == "align-dark"
+    for other in ("gone", "nord"):  # Textual's own lack our colours
+        assert AlignApp(root, settings=TuiSettings(theme=other)).theme == "align-dark"
     assert all(theme.name in AlignApp(root, settings=settings).available_themes for theme in THEMES.values())
 
 
@@ -188,6 +301,8 @@ def test_leaving_while_an_engine_runs(
             await pilot.press(key)
             if not leaves:
                 await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+            if leaves:
+                await until(pilot, lambda: app._exit)
             assert (app._exit is True) == leaves
             assert run.is_running() or stops
             if stops:
@@ -206,3 +321,17 @@ def test_leaving_with_nothing_running_asks_nothing(root: Path, settings: TuiSett
 
     play(story())
     assert list_runs(root) == []
+
+
+def test_a_thread_that_fails_is_told(root: Path, settings: TuiSettings) -> None:
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+            home = app.screen
+            assert isinstance(home, HomeScreen)
+            home.work(lambda: 1 // 0, group="test")
+            await until(pilot, lambda: app._notifications)
+            (note,) = app._notifications
+            assert "a bug in mlx-align: ZeroDivisionError" in note.message
+
+    play(story())

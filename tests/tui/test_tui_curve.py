@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mlx_align_tui.live.columns import Series
+from mlx_align_tui.widgets.canvas import ThinCanvas
 from mlx_align_tui.widgets.curve import Line, View, extent, points
 from mlx_align_tui.widgets.plotting import (
     decimate,
@@ -81,10 +82,22 @@ def test_smoothing_is_the_mean_of_the_last_values() -> None:
     assert smooth(y, 1) is y
 
 
+@pytest.mark.parametrize("window", [2, 10, 25, 1000])
+def test_a_huge_value_spoils_no_mean_that_it_is_not_in(window: int) -> None:
+    y = np.full(3000, 0.5)
+    y[100], y[200] = 1e18, np.nan
+    means = smooth(y, window)
+    assert means[99] == 0.5
+    assert means[100] > 1e14
+    assert means[100 + window :] == pytest.approx(
+        np.where(np.isnan(y), np.nan, 0.5)[100 + window :], nan_ok=True
+    )
+
+
 def test_a_zoomed_curve_is_smoothed_as_the_whole_is() -> None:
     x, y = np.arange(1000.0), RNG.normal(size=1000)
     line, view = Line("train", "loss", Series(x, x, y), "curve-1"), View(smoothing=50)
-    zx, zy = points(line, view, (500.0, 520.0), 200)
+    ((zx, zy),) = points(line, view, (500.0, 520.0), 200)
     assert zx[0] <= 500 <= 520 <= zx[-1]
     assert zy == pytest.approx(smooth(y, 50)[zx.astype(int)])
 
@@ -92,9 +105,28 @@ def test_a_zoomed_curve_is_smoothed_as_the_whole_is() -> None:
 def test_a_logarithmic_scale_leaves_out_what_has_no_logarithm() -> None:
     x = np.arange(4.0)
     line = Line("train", "loss", Series(x, x, np.array([100.0, 0.0, -1.0, 10.0])), "curve-1")
-    dx, dy = points(line, View(log_scale=True), (0.0, 3.0), 50)
-    assert dx.tolist() == [0.0, 3.0]
-    assert dy.tolist() == [2.0, 1.0]
+    parts = points(line, View(log_scale=True), (0.0, 3.0), 50)
+    assert [(x.tolist(), y.tolist()) for x, y in parts] == [([0.0], [2.0]), ([3.0], [1.0])]
+
+
+@pytest.mark.parametrize("smoothing", [1, 50])
+@pytest.mark.parametrize("count", [300, 100_000])
+def test_no_line_lies_over_a_gap(count: int, smoothing: int) -> None:
+    x, y = np.arange(float(count)), RNG.normal(size=count)
+    first, last = count // 3, count // 2
+    y[first:last] = np.nan
+    y[count // 4 :: 1000] = np.nan  # gaps that are too narrow to be seen, when there are many points
+    line = Line("train", "loss", Series(x, x, y), "curve-1")
+    parts = points(line, View(smoothing=smoothing), (0.0, float(count)), 60)
+    column = count / 60
+    assert not any(dx[0] < first <= dx[-1] for dx, _ in parts), "a part ends where the gap begins"
+    assert any(first - 2 * column <= dx[-1] < first for dx, _ in parts)
+    assert any(last <= dx[0] <= last + 2 * column for dx, _ in parts)
+    if count > 300:
+        assert len(parts) == 2
+    nothing = Line("train", "loss", Series(x, x, np.full(count, np.nan)), "curve-1")
+    assert points(nothing, View(), (0.0, float(count)), 60) == []
+    assert points(line, View(zoom=(first + 2.0, last - 2.0)), (first + 2.0, last - 2.0), 60) == []
 
 
 def test_the_cursor_tells_the_nearest_value() -> None:
@@ -160,3 +192,13 @@ def test_logarithmic_ticks(bounds: tuple[float, float]) -> None:
 
 def test_round_times() -> None:
     assert time_labels(time_ticks(0.0, 200.0, 4)) == ["0:00", "1:00", "2:00", "3:00"]
+
+
+def test_curves_that_cross_keep_their_dots() -> None:
+    canvas = ThinCanvas(4, 2)
+    canvas.set_pixel(1, 1, "⡇", "red")
+    canvas.set_pixel(1, 1, "⢸", "blue")
+    assert canvas.get_pixel(1, 1) == ("⣿", "blue")
+    canvas.set_pixel(1, 1, "│", "white")
+    assert canvas.get_pixel(1, 1) == ("│", "white")
+    canvas.set_pixel(9, 9, "⡇", "red")  # outside: nothing happens

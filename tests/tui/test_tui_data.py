@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,11 +142,11 @@ def test_rows_are_gone_through_with_keys(scripted: type[Scripted], root: Path, f
 def test_scored_tokens_are_coloured_and_bounds_shown_or_not() -> None:
     colours = {"success": "#00ff00", "quiet": "#808080", "panel": "#222222", "surface": "#111111"}
     pieces = [("Yes", 1), (" 🙂\n", 3), ("<|im_end|>", 1)]
-    learnt = tokens_text(pieces, colours, scored=True, bounds=True)
+    learnt = tokens_text(pieces, colours, front="success", bounds=True)
     assert learnt.plain == "Yes 🙂↵\n<|im_end|>"
     styles = [str(span.style) for span in learnt.spans if span.style]
     assert styles == ["#00ff00 on #111111", "#00ff00 on #222222", "#00ff00 on #111111"]
-    read = tokens_text(pieces, colours, scored=False, bounds=False)
+    read = tokens_text(pieces, colours, front="quiet", bounds=False)
     assert {str(span.style) for span in read.spans if span.style} == {"#808080"}
 
 
@@ -323,3 +324,39 @@ def test_a_real_preview_of_nothing_is_an_error(tmp_path: Path) -> None:
     preview = Preview(tmp_path / "none.jsonl", embedded.TINY_CHAT, "orpo")
     with pytest.raises(DataError, match="no such file"):
         list(preview.messages())
+
+
+@pytest.mark.parametrize("ended", [signal.SIGKILL, signal.SIGTERM])
+def test_a_preview_that_a_signal_ends_says_so(ended: signal.Signals) -> None:
+    preview = Preview(embedded.sample_for("pair"), embedded.TINY_CHAT, "orpo")
+    messages = preview.messages()
+    next(messages)
+    preview._process.send_signal(ended)
+    with pytest.raises(AlignError, match=f"killed by signal {int(ended)}"):
+        list(messages)
+    closed = Preview(embedded.sample_for("pair"), embedded.TINY_CHAT, "orpo")
+    closed.close()
+    assert list(closed.messages()) == [], "who closes it need not be told"
+
+
+def test_columns_may_hold_and_be_called_anything(
+    scripted: type[Scripted], root: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "[X=1:2].jsonl"
+    cut = "x" * 194 + "[/INST] and more"  # the sample ends within the tag
+    path.write_text(json.dumps({"[/": cut, "[B]": "\x1b]0;pwned\x07", "a\\": "[$x"}) + "\n", encoding="utf-8")
+
+    async def story() -> None:
+        app = AlignApp(root, settings=TuiSettings())
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(app, pilot, path, "tiny-chat", "dpo")
+            screen.action_show("columns")
+            choice = screen.query_one("#column-prompt", Choice)
+            for column, sample in (("[/", "x" * 20), ("[B]", "␛]0;pwned␇"), ("a\\", "[$x")):
+                while choice.value != column:
+                    choice.action_step(1)
+                await until(pilot, lambda sample=sample: sample in "\n".join(words(app)), sample)  # type: ignore[misc]
+                assert f"‹ {column}" in "\n".join(words(app))
+            assert "[X=1:2].jsonl" in "\n".join(words(app))
+
+    play(story())

@@ -6,16 +6,20 @@ import json
 from pathlib import Path
 
 import pytest
+from textual.binding import Binding
 from textual.pilot import Pilot
 from textual.widgets import DataTable, OptionList, TabbedContent
 
+import mlx_align_tui
 from mlx_align.errors import AlignError
 from mlx_align_tui import settings as remembered
 from mlx_align_tui.app import AlignApp
+from mlx_align_tui.keymap import MARK, Key, all_keys, in_markdown, said, shown
 from mlx_align_tui.live import environment
 from mlx_align_tui.live.environment import Examination, Finding
+from mlx_align_tui.plain import plain
 from mlx_align_tui.screens.doctor import DoctorScreen
-from mlx_align_tui.screens.doctor.keys import Key, all_keys, in_the_way, names, pressed, shown
+from mlx_align_tui.screens.doctor.keys import in_the_way, names, pressed
 from mlx_align_tui.screens.doctor.places import Place, bytes_in
 from mlx_align_tui.screens.doctor.rebinding import RebindScreen
 from mlx_align_tui.screens.home import HomeScreen
@@ -71,7 +75,7 @@ def test_every_screen_has_its_keys_here(keys: dict[str, Key]) -> None:
         "app.palette",
         "runs.stop",
         "runs.demo",
-        "monitor.log",
+        "curves.log",
         "compare.measure",
         "doctor.again",
     } <= set(keys)
@@ -99,6 +103,11 @@ def test_a_key_has_one_name_however_it_is_written() -> None:
         ("runs.stop", "D,shift+d", "app.doctor"),
         ("runs.stop", "L,shift+l", None),  # of another screen
         ("runs.stop", "ctrl+s", None),
+        ("new.launch", "space", "choice.next"),  # of a widget that stands on the screen, in other widgets
+        ("export.verify", "left", "choice.before"),
+        ("new.plan", "b", "new.browse"),
+        ("runs.stop", "b", None),  # of a widget that stands elsewhere
+        ("form.next", "down,enter,j", "vim.down"),
         ("runs.stop", "y", None),  # of a question, below which nothing else can be pressed
     ],
 )
@@ -112,6 +121,38 @@ def test_a_key_that_was_given_away_is_free(keys: dict[str, Key]) -> None:
     assert in_the_way(keys["runs.stop"], "r", every, {"runs.resume": "u"}) is None
     taken = in_the_way(keys["runs.stop"], "u", every, {"runs.resume": "u"})
     assert taken is keys["runs.resume"]
+
+
+def test_a_key_that_was_given_away_does_not_come_back_twice(keys: dict[str, Key]) -> None:
+    every, changed = list(keys.values()), {"runs.stop": "u", "runs.resume": "s"}
+    assert in_the_way(keys["runs.stop"], "s", every, changed) is keys["runs.resume"]
+    assert all(in_the_way(key, key.default, every, {}) is None for key in every), "as they are they are meant"
+
+
+def test_every_key_can_be_changed(keys: dict[str, Key]) -> None:
+    assert keys
+    nameless = [
+        (owner.__name__, binding.key)
+        for owner in {kind for key in keys.values() for kind in (key.owner, *type(key.owner).__mro__)}
+        for binding in vars(owner).get("BINDINGS", ())
+        if isinstance(binding, Binding) and not binding.id
+    ]
+    assert nameless == []
+
+
+def test_texts_name_keys_that_there_are(keys: dict[str, Key]) -> None:
+    folder = Path(mlx_align_tui.__file__).parent
+    named = {found for path in folder.rglob("*.py") for found in MARK.findall(path.read_text())}
+    assert {name for name, _ in named} <= {*keys}
+    assert len(named) > 20
+
+
+def test_a_text_names_the_key_that_is_bound_now(keys: dict[str, Key]) -> None:
+    text = "<<export.go>> or <<app.help>>, <<app.help!>>; <<runs.stop>>, <<no.body>>"
+    assert said(text, {}) == "F5 or ?, F1; s, <<no.body>>"
+    assert said(text, {"export.go": "ctrl+g", "runs.stop": "S,shift+s"}) == "ctrl+g or ?, F1; S, <<no.body>>"
+    assert said("[b]<<runs.stop>>[/]", {"runs.stop": "left_square_bracket"}) == rf"[b]{plain('[')}[/]"
+    assert said("**<<chat.left>>**", {}, in_markdown) == r"**\<**"
 
 
 def test_what_is_found_and_what_to_do(root: Path, settings: TuiSettings) -> None:
@@ -173,6 +214,45 @@ def test_a_key_is_changed_used_kept_and_given_back(root: Path) -> None:
             assert remembered.load().keys == {}
             await pilot.press("4")
             await until(pilot, lambda: screen.query_one(TabbedContent).active == "paths")
+
+    play(story())
+
+
+def test_a_key_that_is_taken_is_not_given_back(root: Path, settings: TuiSettings) -> None:
+    settings.keys = {"runs.stop": "u", "runs.resume": "s"}
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(app, pilot)
+            await pilot.press("3")
+            point_at(screen, "runs.stop")
+            await pilot.press("x")
+            await until(pilot, lambda: any("s is Resume now" in note.message for note in app._notifications))
+            assert settings.keys == {"runs.stop": "u", "runs.resume": "s"}
+            point_at(screen, "runs.resume")
+            await pilot.press("x")
+            point_at(screen, "runs.stop")
+            await pilot.press("x")
+            assert settings.keys == {}
+
+    play(story())
+
+
+def test_tabs_and_texts_name_keys_that_were_changed(root: Path, settings: TuiSettings) -> None:
+    settings.keys = {"runs.demo": "ctrl+g", "doctor.keys_tab": "w", "app.help": "f9"}
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, lambda: "ctrl+g  try the demo" in seen(app))
+            screen = await opened(app, pilot)
+            await until(pilot, lambda: "1 environment" in seen(app) and "w keys" in seen(app))
+            screen.rebind(next(key for key in screen.keys_found if key.name == "runs.demo"), None)
+            await pilot.press("escape")
+            await until(pilot, lambda: "d  try the demo" in seen(app))
+            await pilot.press("f9")
+            await until(pilot, lambda: "Mark runs with space" in seen(app))
 
     play(story())
 

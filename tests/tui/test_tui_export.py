@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from contextlib import asynccontextmanager
@@ -30,7 +31,7 @@ from mlx_align_tui.widgets.export_card import ExportCard
 from mlx_align_tui.widgets.exports_table import ExportsTable
 from mlx_align_tui.widgets.targets import TargetsTable
 from tests.trained import trained_run
-from tests.tui.conftest import play, until
+from tests.tui.conftest import DEADLINE, play, until
 from tests.tui.fake_engine import written
 from tests.tui.snapshots import SIZES, check_picture, words
 
@@ -275,6 +276,56 @@ def test_cancelling_leaves_nothing(
             script("ok")
             await pilot.press("1", "f5")
             await until(pilot, lambda: states(screen)[2:] == ["done"])
+
+    play(story())
+
+
+def test_an_export_that_is_killed_takes_away_only_its_own(
+    root: Path, settings: TuiSettings, script: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "GRACE", 0.05)
+    script("stubborn")
+    run = written(root, steps=20)
+    exports = run.path / "exports"
+
+    async def story() -> None:
+        async with opened(run, settings) as (pilot, screen):
+            await pilot.press("f5")
+            await until(pilot, lambda: screen.jobs and len(screen.jobs[0].stages) == 2)
+            (own,) = exports.iterdir()
+            put_aside = own.with_name(f"{own.name}-old")  # what it was about to replace
+            others = [exports / ".mlx-12-abc", exports / ".gguf-x1", put_aside]
+            for other in others:
+                other.mkdir()
+            await pilot.press("c")
+            await until(pilot, lambda: not screen.busy)
+            assert sorted(exports.iterdir()) == sorted(others)
+
+    play(story())
+
+
+def test_quitting_asks_about_an_export(
+    root: Path, settings: TuiSettings, script: Callable[[str], None]
+) -> None:
+    script("hang")
+    run = written(root, steps=20)
+
+    async def story() -> None:
+        async with opened(run, settings) as (pilot, screen):
+            await pilot.press("f5")
+            await until(pilot, lambda: screen.jobs and len(screen.jobs[0].stages) == 2)
+            await pilot.press("ctrl+q")
+            await until(pilot, lambda: any("export is under way" in line for line in words(screen.app)))
+            await pilot.press("n")
+            await until(pilot, lambda: screen.app.screen is screen)
+            assert screen.busy
+            await pilot.press("ctrl+q")
+            await until(pilot, lambda: isinstance(screen.app.screen, ConfirmScreen))
+            await pilot.press("y")
+            await until(pilot, lambda: screen.app._exit)
+        async with asyncio.timeout(DEADLINE):
+            while list((run.path / "exports").iterdir()):
+                await asyncio.sleep(0.01)
 
     play(story())
 

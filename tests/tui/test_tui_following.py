@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_align.events import RunState
+from mlx_align.run_state import RunState
 from mlx_align.runs import RunDirectory, RunLock
 from mlx_align_tui.live.columns import Columns
 from mlx_align_tui.live.following import Follower, Tail
@@ -128,8 +128,14 @@ def test_the_end_of_a_log_and_what_is_added(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b"more \xff\n")
     assert tail.read() == "more \ufffd\n"
+    with path.open("ab") as file:
+        file.write("20 €".encode()[:-1])
+    assert tail.read() == "20 "
+    with path.open("ab") as file:
+        file.write("€".encode()[-1:] + b" and \xe2")
+    assert tail.read() == "€ and "
     path.write_bytes(b"anew\n")
-    assert tail.read() == "anew\n"
+    assert tail.read() == "anew\n", "half a letter of what is gone is gone too"
 
 
 def test_watching_tells_what_is_new_and_ends(root: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_align.events import Eval, Event, Memory, RewardFacts, Rollout, RunStarted, RunState, Step, reduce
+from mlx_align.events import Eval, Event, Memory, RewardFacts, Rollout, RunStarted, Step
+from mlx_align.run_state import RunState, reduce
 from mlx_align_tui.live import health
 from tests.tui.fake_engine import written
 
@@ -46,8 +47,8 @@ def rollout(number: int, *, length: float = 50, truncated: float = 0.0, no_signa
     return Rollout(
         step=number,
         number=number,
-        prompts=1,
-        completions=8,
+        prompts=4,
+        completions=32,
         reward=RewardFacts(mean=0.5, std=0.1),
         rewards={},
         spread=0.1,
@@ -83,7 +84,7 @@ def test_updates_that_are_not_finite() -> None:
 
 def test_a_loss_that_leaves_the_ground_it_had_won() -> None:
     falling = [step(n, 2.0 - n / 100) for n in range(1, 101)]
-    rising = [step(n, 1.0 + (n - 100) / 20) for n in range(101, 141)]
+    rising = [step(n, 1.0 + (n - 100) / 20) for n in range(101, 161)]
     assert titles(state_of(falling)) == ["healthy"]
     assert titles(state_of(falling + rising)) == ["diverging"]
     assert health.findings(state_of(falling + rising))[0].level == "error"
@@ -92,25 +93,26 @@ def test_a_loss_that_leaves_the_ground_it_had_won() -> None:
 def test_learning_by_heart() -> None:
     steps = [step(n, 2.0 - n / 100) for n in range(1, 101)]
     good = [held_out(n, loss=2.0 - n / 200) for n in range(0, 101, 20)]
-    bad = [*good[:3], held_out(60, loss=1.9), held_out(80, loss=2.0), held_out(100, loss=2.1)]
+    bad = [*good[:3], *(held_out(20 * n, loss=1.4 + n / 5) for n in range(3, 7))]
     assert "overfitting" not in titles(state_of([*steps, *good]))
     assert "overfitting" in titles(state_of([*steps, *bad]))
 
 
 def test_guessing_is_no_signal() -> None:
-    steps = [step(n, 0.69, accuracy=0.5) for n in range(1, 101)]
+    steps = [step(n, 0.69, accuracy=0.5) for n in range(1, 121)]
     assert titles(state_of(steps)) == ["no signal"]
     assert titles(state_of(steps, total=1000)) == ["healthy"], "it is too early to say"
     assert titles(state_of([step(n, 0.69, accuracy=0.7) for n in range(1, 101)])) == ["healthy"]
 
 
 def test_groups_whose_answers_are_all_worth_the_same() -> None:
-    assert titles(state_of([rollout(n, no_signal=0.9) for n in range(5)], "grpo")) == ["no signal"]
-    assert titles(state_of([rollout(n, no_signal=0.5) for n in range(5)], "grpo")) == []
+    assert titles(state_of([rollout(n, no_signal=0.9) for n in range(80)], "grpo")) == ["no signal"]
+    assert titles(state_of([rollout(n, no_signal=0.9) for n in range(10)], "grpo")) == [], "it is too early"
+    assert titles(state_of([rollout(n, no_signal=0.5) for n in range(80)], "grpo")) == []
 
 
 def test_answers_that_get_longer_or_are_cut_off() -> None:
-    assert titles(state_of([rollout(n, length=50 + 5 * n) for n in range(12)], "grpo")) == [
+    assert titles(state_of([rollout(n, length=50 + 3 * n) for n in range(24)], "grpo")) == [
         "length creeps up"
     ]
     assert titles(state_of([rollout(n, truncated=0.5) for n in range(12)], "grpo")) == ["answers cut off"]

@@ -54,12 +54,12 @@ def test_each_key_of_the_curves(root: Path, settings: TuiSettings) -> None:
             await until(pilot, lambda: braille(app) > 50)
             await pilot.press("plus", "plus", "plus", "minus")
             assert grid.view.smoothing == 10
-            await pilot.press("l")
+            await pilot.press("L")
             assert grid.view.log_scale
             await pilot.press("t")
             assert grid.view.axis == "time"
             assert settings.curves.model_dump() == {"smoothing": 10, "log_scale": True, "axis": "time"}
-            await pilot.press("l", "t", "left", "left", "left")
+            await pilot.press("L", "t", "left", "left", "left")
             first = grid.view.cursor
             assert first is not None
             assert 370 < first < 400
@@ -151,7 +151,7 @@ def test_tabs(root: Path, settings: TuiSettings) -> None:
             await pilot.press("5")
             await until(pilot, lambda: "few-held-out" in text_of(app))
             assert "Try a smaller train.batch_size." in text_of(app)
-            await pilot.press("l", "z", "space")
+            await pilot.press("L", "z", "space")
             assert not screen.view.log_scale, "keys of the curves rest while others are looked at"
             await pilot.press("1")
             assert screen.query_one(TabbedContent).active == "curves"
@@ -320,7 +320,7 @@ def test_any_size(root: Path, settings: TuiSettings, size: tuple[int, int]) -> N
             await until(pilot, lambda: braille(app) > 50)
             await pilot.resize_terminal(*size)
             await pilot.pause()
-            await pilot.press("l", "t", "z", "left")
+            await pilot.press("L", "t", "z", "left")
             await pilot.resize_terminal(120, 35)
             await until(pilot, lambda: braille(app) > 50)
             assert app.screen is screen

@@ -21,7 +21,9 @@ from mlx_align_tui.live.programs import Fit, Planning
 from mlx_align_tui.screens.monitor import MonitorScreen
 from mlx_align_tui.screens.new_run import NewRunScreen, sources
 from mlx_align_tui.screens.new_run.draft import CHOSEN, Draft
-from mlx_align_tui.screens.new_run.form import Field
+from mlx_align_tui.screens.new_run.fields import advanced, simple
+from mlx_align_tui.screens.new_run.form import Field, Form
+from mlx_align_tui.screens.new_run.method import MethodStep
 from mlx_align_tui.screens.new_run.saving import AskNameScreen
 from mlx_align_tui.settings import TuiSettings
 from mlx_align_tui.widgets.choice import Choice
@@ -47,7 +49,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     """What was planned; every plan fits, but rows of four do not where the rank is 99."""
     questions: list[list[str]] = []
 
-    def ask(self: Planning, arguments: list[str], *, fetch: bool = False) -> Fit:
+    def ask(self: Planning, arguments: list[str]) -> Fit:
         questions.append(list(arguments))
         return WONT if "adapter.rank=99" in arguments and "train.batch_size=2" not in arguments else FITS
 
@@ -70,15 +72,15 @@ async def opened(app: AlignApp, pilot: Pilot[None], start: RunConfig | None = No
     return screen_of(app)
 
 
-async def reach(pilot: Pilot[None], screen: NewRunScreen, key: str) -> Field:
+async def reach(pilot: Pilot[None], screen: NewRunScreen, key: str, by: str = "down") -> Field:
     """Go to the field of a key with the arrow keys."""
     for _ in range(100):
         focused = screen.focused
         field = focused.parent if focused is not None else None
         if isinstance(field, Field) and field.spec.key == key:
             return field
-        await pilot.press("down")
-        await pilot.pause()
+        await pilot.press(by)
+        await until(pilot, lambda before=focused: screen.focused is not before)  # type: ignore[misc]
     raise AssertionError(f"there is no way to {key}")
 
 
@@ -233,9 +235,89 @@ def test_the_command_is_copied_and_the_file_saved_once(
             await pilot.press("f4")
             await until(pilot, lambda: isinstance(app.screen, AskNameScreen))
             await pilot.press("enter")
-            await until(pilot, lambda: any("already" in note.message for note in app._notifications))
+            await until(pilot, lambda: "already" in "\n".join(words(app)))
+            await pilot.press("end", *(["backspace"] * 20), "enter")
+            await until(pilot, lambda: "type a name" in "\n".join(words(app)))
+            await pilot.press(*"no/o.toml", "enter")
+            await until(pilot, lambda: "there is no folder no" in "\n".join(words(app)))
+            await pilot.press("escape")
+            await until(pilot, lambda: app.screen is screen)
+            assert (tmp_path / "orpo.toml").read_text() == before
 
     play(story())
+
+
+def test_a_reward_with_options_is_chosen_with_keys_only(
+    root: Path, settings: TuiSettings, asked: list[list[str]]
+) -> None:
+    """What must be set is asked for when a reward is chosen, and what is wrong stands at its field."""
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(app, pilot, Draft(root, method="grpo").resolved().config)
+            await pilot.press("3")
+            await until(pilot, lambda: isinstance(screen.focused, Choice))
+            target = screen.query_one("#keys", Form).field("rewards.length.target")
+            assert target is not None
+            assert not target.display, "options of what is not used are not in the way"
+            await reach(pilot, screen, "rewards.length")
+            await pilot.press("1")
+            await until(pilot, lambda: target.display and target.has_class("-wrong"))
+            assert screen.resolved is None
+            await pilot.press("down")
+            await until(pilot, lambda: "target *" in "\n".join(words(app)))
+            await until(pilot, lambda: "✘ must be set" in "\n".join(words(app)))
+            await pilot.press(*"many")
+            await until(pilot, lambda: "must be a whole number" in "\n".join(words(app)))
+            await pilot.press(*(["backspace"] * 4), *"20", "down", *"5")
+            await until(pilot, lambda: screen.resolved is not None)
+            await pilot.press("down", "right")
+            await until(pilot, lambda: screen.draft.rewards.text("length.sides") == "longer")
+            assert screen.resolved is not None
+            (first, second) = screen.resolved.config.rewards
+            assert first.name == "numeric"
+            assert (second.name, second.options) == ("length", {"target": 20, "width": 5, "sides": "longer"})
+            await reach(pilot, screen, "rewards.length", "up")
+            await pilot.press("backspace")
+            await until(pilot, lambda: not target.display)
+            assert screen.resolved is not None
+            assert [reward.name for reward in screen.resolved.config.rewards] == ["numeric"]
+
+    play(story())
+
+
+def test_a_function_of_ones_own_is_found(
+    root: Path, settings: TuiSettings, asked: list[list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text("def polite(completion, **rest):\n    return 1.0\n")
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(app, pilot, Draft(root, method="grpo").resolved().config)
+            await pilot.press("3")
+            await until(pilot, lambda: isinstance(screen.focused, Choice))
+            field = screen.query_one("#keys", Form).field("rewards.python")
+            assert field is not None
+            field.take_focus()
+            await pilot.press("1")
+            await reach(pilot, screen, "rewards.python.function")
+            await pilot.press("ctrl+o")
+            await until(pilot, lambda: "mine.py" in "\n".join(words(app)))
+            await pilot.press("down", "space")
+            await until(pilot, lambda: screen.resolved is not None)
+            assert screen.resolved is not None
+            assert screen.resolved.config.rewards[-1].name == f"{tmp_path / 'mine.py'}:polite"
+
+    play(story())
+
+
+def test_rewards_are_in_both_forms(root: Path, settings: TuiSettings, asked: list[list[str]]) -> None:
+    for fields in (simple("grpo"), advanced("grpo")):
+        keys = {spec.key for spec in fields}
+        assert {"rewards.length", "rewards.length.target", "rewards.python.function"} <= keys
+    assert not any(spec.key.startswith("rewards") for spec in advanced("dpo"))
 
 
 def test_a_file_is_found_in_the_browser(
@@ -303,6 +385,15 @@ def test_new_run_pictures(asked: list[list[str]], theme: str) -> None:
                 await pilot.resize_terminal(width, height)
                 await pilot.pause()
                 await check_picture(app, f"new-run-3-{width}x{height}-{theme}")
+            await pilot.resize_terminal(80, 24)
+            await screen.query_one(MethodStep).choose("grpo")
+            await reach(pilot, screen, "rewards.numeric")
+            field = screen.query_one("#keys", Form).field("rewards.length")
+            assert field is not None
+            field.take_focus()
+            await pilot.press("1")
+            await reach(pilot, screen, "rewards.length.target")
+            await check_picture(app, f"new-run-rewards-80x24-{theme}")
 
     play(story())
 
@@ -321,9 +412,10 @@ def test_a_real_plan_and_a_real_error() -> None:
 
 
 def test_words_of_a_process_that_died_are_told() -> None:
-    assert str(programs.error_told(-9, "")) == str(
-        AlignError("the program ended with code -9: it said nothing")
+    assert str(programs.error_told(9, "")) == str(
+        AlignError("the program ended with code 9: it said nothing")
     )
+    assert programs.error_told(-9, "half a line").message == "the program was killed by signal 9"
 
 
 PREPARE = """

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_align.events import Eval, Number, Rollout, RunStarted, RunState, Step
-from mlx_align_cli.display.facts import measured, train_value
+from mlx_align.events import Eval, Number, Rollout, Step
+from mlx_align.run_state import History, RunState
+from mlx_align_cli.display.facts import measured
 
 Array = NDArray[np.float64]
-TREATED = ("loss", "accuracy")
-"""Metrics that `train_value` treats in a way of their own; the others are taken as they are, for speed."""
+Drawable = Step | Eval | Rollout
+Drawn = TypeVar("Drawn", Step, Eval, Rollout)
 
 
 @dataclass(frozen=True)
@@ -73,55 +75,46 @@ class Columns:
     It belongs to one thread; what `curves` gives may go anywhere.
     """
 
-    _tables: dict[str, Table] = field(default_factory=dict)
-    _seen: dict[str, int] = field(default_factory=dict)
-    _started: RunStarted | None = None
+    _taken: dict[str, tuple[Table, int, Drawable | None]] = field(default_factory=dict)
+    """Source -> its table, how many events are in it, and the newest of these."""
 
     def follow(self, state: RunState) -> None:
-        """Take in what is new; all anew where a resume has taken something back."""
-        lengths = {
-            "train": len(state.steps), "valid": len(state.evals), "rollout": len(state.rollouts)
-        }  # fmt: skip
-        if state.started is not self._started or any(lengths[k] < n for k, n in self._seen.items()):
-            self._tables, self._seen, self._started = {}, {}, state.started
-        start = state.first_t
-        steps = [state.steps[n] for n in range(self._seen.get("train", 0), lengths["train"])]
-        evals = [state.evals[n] for n in range(self._seen.get("valid", 0), lengths["valid"])]
-        rollouts = [state.rollouts[n] for n in range(self._seen.get("rollout", 0), lengths["rollout"])]
-        self._add("train", steps and _of_steps(steps), steps, start)
-        self._add("valid", evals and _of_evals(evals), evals, start)
-        self._add("rollout", rollouts and _of_rollouts(rollouts), rollouts, start)
-        self._seen = lengths
+        """Take in what is new; all of a source anew where a resume has taken something back."""
+        self._grow("train", state.steps, _of_steps, state.first_t)
+        self._grow("valid", state.evals, _of_evals, state.first_t)
+        self._grow("rollout", state.rollouts, _of_rollouts, state.first_t)
 
-    def _add(
+    def _grow(
         self,
         source: str,
-        values: Mapping[str, Sequence[Number]] | Sequence[object],
-        events: Sequence[Step] | Sequence[Eval] | Sequence[Rollout],
+        history: History[Drawn],
+        values: Callable[[Sequence[Drawn]], dict[str, list[Number]]],
         start: float,
     ) -> None:
-        if isinstance(values, Mapping):
-            axes: dict[str, Sequence[Number]] = {
-                "step": [e.step for e in events],
-                "seconds": [e.t - start for e in events],
+        table, count, newest = self._taken.get(source, (Table(), 0, None))
+        if count and (len(history) < count or history[count - 1] is not newest):
+            table, count = Table(), 0
+        new = history.since(count)
+        if new:
+            axes: dict[str, list[Number]] = {
+                "step": [event.step for event in new],
+                "seconds": [event.t - start for event in new],
             }
-            self._tables.setdefault(source, Table()).extend({**axes, **values})
+            table.extend({**axes, **values(new)})
+        self._taken[source] = (table, len(history), history.last())
 
     def curves(self) -> dict[tuple[str, str], Series]:
         """All curves as they are now."""
         return {
             (source, name): series
-            for source, table in self._tables.items()
+            for source, (table, _, _) in self._taken.items()
             for name, series in table.series().items()
         }
 
 
 def _of_steps(steps: Sequence[Step]) -> dict[str, list[Number]]:
-    names = {name for step in (steps[0], steps[-1]) for name in step.metrics}
-    columns: dict[str, list[Number]] = {
-        name: [train_value(step, name) if name in TREATED else step.metrics.get(name) for step in steps]
-        for name in {"loss", *names}
-    }
+    columns = _of_metrics([step.metrics for step in steps])
+    columns["loss"] = [step.loss for step in steps]
     columns["grad_norm"] = [step.grad_norm for step in steps]
     columns["learning_rate"] = [step.learning_rate for step in steps]
     columns["tokens/s"] = [step.tokens / step.seconds if step.seconds > 0 else None for step in steps]
@@ -129,8 +122,14 @@ def _of_steps(steps: Sequence[Step]) -> dict[str, list[Number]]:
 
 
 def _of_evals(evals: Sequence[Eval]) -> dict[str, list[Number]]:
-    names = {name for e in evals for name in e.metrics}
-    return {name: [measured(e.metrics, name) for e in evals] for name in names}
+    return _of_metrics([e.metrics for e in evals])
+
+
+def _of_metrics(metrics: Sequence[Mapping[str, Number]]) -> dict[str, list[Number]]:
+    columns = {name: [each.get(name) for each in metrics] for name in set[str]().union(*metrics)}
+    if "accuracy" in columns:  # the one that `measured` looks at more closely
+        columns["accuracy"] = [measured(each, "accuracy") for each in metrics]
+    return columns
 
 
 def _of_rollouts(rollouts: Sequence[Rollout]) -> dict[str, list[Number]]:

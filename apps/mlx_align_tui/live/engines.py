@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from mlx_align.errors import UsageError
@@ -47,24 +49,61 @@ class Engines:
 
     def __init__(self, launcher: Launcher = launch) -> None:
         self._launcher = launcher
+        self._lock = threading.Lock()
+        self._starting: dict[str, RunDirectory] = {}
         self._started: dict[str, tuple[RunDirectory, Engine]] = {}
+        self._preparing, self._closed = 0, False
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """While a run is put together on which an engine is to be started."""
+        with self._lock:
+            self._preparing += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._preparing -= 1
+
+    @property
+    def prepares(self) -> bool:
+        """Whether a run is being put together."""
+        return self._preparing > 0
 
     def start(self, run: RunDirectory) -> None:
         """Start an engine on a run, new or to be resumed. It waits until the engine can be asked to stop.
 
         Raises:
-            UsageError: an engine works on the run already, or the run has finished.
+            UsageError: an engine works on the run already, the run has finished, or the program was left.
         """
         if run.summary().get("status") == "finished":
             raise UsageError(
                 f"the run '{run.name}' has finished; there is nothing left to do",
                 hint="To train further, start a new run from its adapter.",
             )
-        self._started[run.name] = (run, self._launcher(run))
+        with self._lock:
+            if self._closed:
+                raise UsageError("the program was left before the run was started", where=run.name)
+            self._starting[run.name] = run
+        try:
+            engine = self._launcher(run)
+            with self._lock:
+                self._started[run.name] = (run, engine)
+        finally:
+            with self._lock:
+                del self._starting[run.name]
+
+    def close(self) -> None:
+        """Start nothing more."""
+        with self._lock:
+            self._closed = True
 
     def running(self) -> list[RunDirectory]:
-        """The runs on which an engine started here still works."""
-        return [run for run, engine in self._started.values() if engine.process.poll() is None]
+        """The runs on which an engine started here still works, or is just being started."""
+        with self._lock:
+            starting, started = dict(self._starting), list(self._started.values())
+        alive = {run.name: run for run, engine in started if engine.process.poll() is None}
+        return list((alive | starting).values())
 
     def exit_code(self, run: RunDirectory) -> int | None:
         """How an engine started here ended; None if it runs, or was not started here."""
@@ -92,5 +131,5 @@ def checkpoint(run: RunDirectory) -> None:
 
 def _ask(run: RunDirectory, what: str) -> None:
     if not run.is_running():
-        raise UsageError(f"the run '{run.name}' is not running", hint="Resume it with r on the list of runs.")
+        raise UsageError(f"the run '{run.name}' is not running", hint="Resume it on the list of runs.")
     run.control.request(what)

@@ -48,7 +48,6 @@ class Exporting:
             InterruptedRunError: it was cancelled.
             AlignError: it failed, and no message said so.
         """
-        before = _hidden(folder)
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
             process = self._start(arguments, log)
             failed = False
@@ -62,8 +61,7 @@ class Exporting:
             with self._lock:
                 self._process = None
             if code == -signal.SIGKILL:
-                for item in _hidden(folder) - before:
-                    shutil.rmtree(item, ignore_errors=True)
+                _clear(folder, process.pid)
             if self._cancelled:
                 raise InterruptedRunError("it was cancelled, and nothing is left of it")
             if code and not failed:
@@ -110,9 +108,11 @@ def _kill(process: subprocess.Popen[str]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _hidden(folder: Path) -> set[Path]:
-    """The folders in which exports are being written."""
-    return set(folder.glob(".*-*"))
+def _clear(folder: Path, process: int) -> None:
+    """Remove what a killed export was writing, but not an older export that it had put aside."""
+    for item in folder.glob(f".*-{process}-*"):
+        if not item.name.endswith("-old"):
+            shutil.rmtree(item, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ def existing(run: RunDirectory) -> list[Existing]:
 
 
 def _existing(path: Path, manifest: Path) -> Existing | None:
-    files = [item for item in path.rglob("*") if item.is_file()] if path.is_dir() else [path]
     try:
+        files = [item for item in path.rglob("*") if item.is_file()] if path.is_dir() else [path]
         facts = json.loads(manifest.read_text(encoding="utf-8"))
         size = sum(file.stat().st_size for file in files)
         return Existing(path, str(facts["target"]), size, dict(facts["verification"]))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from codecs import IncrementalDecoder, getincrementaldecoder
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from mlx_align.events import Event, RunState, reduce
+from mlx_align.events import Event
+from mlx_align.run_state import RunState, reduce_all
 from mlx_align.runs import Condition, EventReader, RunDirectory
 
-BATCH = 25_000
-"""Events that are read between two looks at the screen: less than half a second of work."""
+BATCH = 50_000
+"""Events that are read between two looks at the screen: about half a second of work."""
 TAIL = 1 << 16
 """Bytes of a log's end that are read at first."""
 
@@ -34,6 +37,7 @@ class Tail:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset: int | None = None
+        self._decoder = _decoder()
 
     def read(self) -> str:
         """What is new; "" while there is no file."""
@@ -41,13 +45,18 @@ class Tail:
             with self._path.open("rb") as file:
                 size = file.seek(0, 2)
                 if self._offset is None or size < self._offset:  # first look, or it was emptied
-                    self._offset = max(0, size - TAIL)
+                    self._offset, self._decoder = max(0, size - TAIL), _decoder()
                 file.seek(self._offset)
                 data = file.read()
         except FileNotFoundError:
             return ""
         self._offset += len(data)
-        return data.decode("utf-8", errors="replace")
+        return self._decoder.decode(data)
+
+
+def _decoder() -> IncrementalDecoder:
+    """Keeps the half of a letter that a look ends with for the next one."""
+    return getincrementaldecoder("utf-8")(errors="replace")
 
 
 class Follower:
@@ -63,6 +72,7 @@ class Follower:
         self.run = run
         self.state = RunState()
         self._reader = EventReader(run.events)
+        self._unread: Iterator[Event] = iter(())
         self._log = Tail(run.log)
         self._condition: Condition | None = None
 
@@ -76,15 +86,21 @@ class Follower:
             OSError: a file is there and cannot be read.
         """
         running = self.run.is_running()  # asked before reading, so that a last word is never missed
-        events = tuple(islice(self._reader.read(), limit))
-        for event in events:
-            self.state = reduce(self.state, event)
-        more = len(events) == limit
+        events, more = self._next(limit)
+        self.state = reduce_all(self.state, events)
         condition, log = self._condition_of(running), self._log.read()
         if not events and not log and condition == self._condition:
             return None
         self._condition = condition
         return Progress(events, self.state, condition, log, more)
+
+    def _next(self, limit: int) -> tuple[tuple[Event, ...], bool]:
+        """The next events, and whether there are more: these are read on where this left off."""
+        events = tuple(islice(self._unread, limit))
+        if len(events) < limit:  # what was there is read; what has come since begins anew
+            self._unread = self._reader.read()
+            events += tuple(islice(self._unread, limit - len(events)))
+        return events, len(events) == limit
 
     def _condition_of(self, running: bool) -> Condition:
         if running:

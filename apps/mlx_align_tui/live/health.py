@@ -6,12 +6,15 @@ The thresholds are rules of thumb: a run that learns says nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import Literal
 
-from mlx_align.events import Eval, RunState, Step
+from mlx_align.events import Eval, Step
+from mlx_align.run_state import RunState
 from mlx_align_cli.display.text import duration, number, percent
+from mlx_align_tui.live.estimates import SURE, Estimate, estimate, known, roughness
 
 RECENT = 20
 """Updates that "now" means."""
@@ -19,16 +22,24 @@ SKIPPED = 3
 """So many updates of the recent ones that were not finite are no accident."""
 RISE = 1.5
 """The recent loss is this many times the best that it had been: it diverges."""
+STRETCHES, READ = 16, 128
+"""A run's past is looked at in fewer stretches than this, and of each at most so many updates."""
 OVERFIT = 1.05
 """The held-out loss is this many times its best."""
-CHANCE = 0.05
-"""An accuracy this near to one half is no better than guessing."""
-SIGNALLESS = 0.8
-"""At this share of groups with equal rewards, hardly anything is learnt."""
+EVALS = 3
+"""Evaluations that are taken together, because one by itself may be lucky."""
+CHANCE = 0.1
+"""An accuracy that is surely so near to one half is hardly better than guessing."""
+LATEST = 800
+"""Updates, at most, that an accuracy is taken from."""
+SIGNALLESS, SIGNAL = 0.8, 0.6
+"""At this share of groups with equal rewards hardly anything is learnt; at the second there is enough."""
+ROLLOUTS = 48
+"""Rollouts, at most, that shares are taken from."""
 LONGER = 1.5
 """Answers have become this many times as long."""
-CUT_OFF = 0.3
-"""At this share of answers that are cut off, rewards say little."""
+CUT_OFF, CUT = 0.3, 0.2
+"""At this share of answers that are cut off, rewards say little; up to the second it is no matter."""
 FULL = 0.95
 """Share of the memory limit above which the next long row may be too much."""
 SILENT_SECONDS = 120.0
@@ -75,83 +86,127 @@ def diverging(state: RunState) -> Finding | None:
             f"{skipped} of the last {len(recent)} updates were not finite: "
             "lower optim.lr, or optim.max_grad_norm.",
         )
-    if _samples(state) or len(state.steps) < 4 * RECENT:  # the loss of GRPO says nothing by its size
+    best = None if _samples(state) else _best(state)  # the loss of GRPO says nothing by its size
+    now = estimate(step.loss for step in _last(state, 2 * RECENT))
+    if best is None or now is None or not now.above(best):
         return None
-    means = [_mean(step.loss for step in window) for window in _windows(state, RECENT)]
-    known = [mean for mean in means if mean is not None]
-    if len(known) < 3 or known[-1] <= RISE * min(known[:-1]) or known[-1] - min(known[:-1]) < 0.1:
+    lost = max(RISE * best.mean, best.mean + 0.1)
+    halves = [known(step.loss for step in part) for part in (_last(state, 2 * RECENT)[:RECENT], recent)]
+    if any(not half or median(half) < lost for half in halves):  # a few hard rows raise a mean, not a median
         return None
     return Finding(
         "error",
         "diverging",
-        f"The loss was {number(min(known[:-1]))} and is {number(known[-1])}: lower optim.lr.",
+        f"The loss was {number(best.mean)} and is {number(now.mean)}: lower optim.lr.",
     )
+
+
+def _best(state: RunState) -> Estimate | None:
+    """The lowest loss of a stretch before the recent updates, None before there are stretches."""
+    past, size = len(state.steps) - 2 * RECENT, 2 * RECENT
+    while past >= STRETCHES * size:
+        size *= 2  # longer stretches, so that their number makes none of them lucky
+    stride = max(1, size // READ)
+    starts = range(0, past - size + 1, size)
+    parts = (estimate(state.steps[n].loss for n in range(start, start + size, stride)) for start in starts)
+    found = [part for part in parts if part is not None]
+    if not found:
+        return None
+    best, usual = min(found, key=lambda part: part.mean), median(part.error for part in found)
+    return replace(best, error=max(best.error, usual))  # the lowest had luck, and looks surer than it is
 
 
 def overfitting(state: RunState) -> Finding | None:
     """Whether the held-out loss rises while that of training falls."""
     evals = [e for e in state.evals if e.metrics.get("loss") is not None]
-    if len(evals) < 4 or _samples(state):
+    losses = known(e.metrics["loss"] for e in evals)
+    if len(losses) < 2 * EVALS or len(losses) < len(evals) or _samples(state):
         return None
-    losses = [e.metrics["loss"] or 0.0 for e in evals]
-    best = losses.index(min(losses))
-    rising = best <= len(losses) - 3 and losses[-1] > OVERFIT * losses[best]
-    early = _mean(s.loss for s in state.steps if s.step <= evals[best].step)
-    late = _mean(s.loss for s in _last(state, RECENT))
-    if not rising or early is None or late is None or late >= early:
+    means = [sum(losses[n : n + EVALS]) / EVALS for n in range(len(losses) - EVALS + 1)]
+    best = min(range(len(means) - EVALS), key=means.__getitem__)
+    noise = SURE * roughness(losses) * math.sqrt(2 / EVALS)
+    if min(losses[-EVALS:]) <= OVERFIT * means[best] or means[-1] - means[best] <= noise:
+        return None
+    early = estimate(s.loss for s in state.steps if s.step <= evals[best + 1].step)
+    late = estimate(s.loss for s in _last(state, 2 * RECENT))
+    if early is None or late is None or not early.above(late):
         return None
     return Finding(
         "warning",
         "overfitting",
-        f"The held-out loss was best at step {evals[best].step:,} ({number(losses[best])}, now "
-        f"{number(losses[-1])}): stop, take fewer epochs or a smaller adapter.rank.",
+        f"The held-out loss was best about step {evals[best + 1].step:,} ({number(means[best])}, now "
+        f"{number(means[-1])}): stop, take fewer epochs or a smaller adapter.rank.",
     )
 
 
 def no_signal(state: RunState) -> Finding | None:
     """Whether there is nothing to learn from."""
-    if _samples(state):
-        recent = list(state.rollouts)[-5:]
-        share = sum(r.no_signal for r in recent) / len(recent)
-        if len(recent) < 3 or share < SIGNALLESS:
-            return None
-        return Finding(
-            "warning",
-            "no signal",
-            f"In {percent(share)} of the groups all answers are worth the same: "
-            "easier or harder prompts, larger groups, a finer reward.",
-        )
-    done = state.step / state.started.total_steps if state.started and state.started.total_steps else 0.0
-    accuracy = _mean(_metric(_last(state, 2 * RECENT), "accuracy"))
-    if done < 0.3 or len(state.steps) < 2 * RECENT or accuracy is None or abs(accuracy - 0.5) > CHANCE:
+    return _equal_rewards(state) if _samples(state) else _guessing(state)
+
+
+def _equal_rewards(state: RunState) -> Finding | None:
+    recent = state.rollouts.since(max(0, len(state.rollouts) - ROLLOUTS))
+    groups = sum(r.prompts for r in recent)
+    share = sum(r.no_signal * r.prompts for r in recent) / max(groups, 1)
+    chance = math.sqrt(SIGNAL * (1 - SIGNAL) / max(groups, 1))
+    if len(recent) < EVALS or share < SIGNALLESS or share - SIGNAL < SURE * chance:
         return None
     return Finding(
         "warning",
         "no signal",
-        f"It tells chosen from rejected in {percent(accuracy)} of the pairs, no better than "
+        f"In {percent(share)} of the groups all answers are worth the same: "
+        "easier or harder prompts, larger groups, a finer reward.",
+    )
+
+
+def _guessing(state: RunState) -> Finding | None:
+    total = state.started.total_steps if state.started else 0
+    latest = _last(state, min(len(state.steps) // 2, LATEST))
+    accuracy = estimate(_metric(latest, "accuracy"))
+    margin = estimate(_metric(latest, "margin"))
+    if not total or state.step < 0.3 * total or len(latest) < 2 * RECENT or accuracy is None:
+        return None
+    learns = margin is not None and margin.mean > SURE * margin.error
+    if learns or abs(accuracy.mean - 0.5) + SURE * accuracy.error > CHANCE:
+        return None
+    return Finding(
+        "warning",
+        "no signal",
+        f"It tells chosen from rejected in {percent(accuracy.mean)} of the pairs, no better than "
         "guessing: raise optim.lr, or look whether the data says what is better.",
     )
 
 
 def longer(state: RunState) -> Finding | None:
     """Whether answers get longer and longer, or are cut off."""
-    rollouts = list(state.rollouts)
-    if len(rollouts) < 10:
+    return _cut_off(state) or _creeping(state)
+
+
+def _cut_off(state: RunState) -> Finding | None:
+    recent = state.rollouts.since(max(0, len(state.rollouts) - ROLLOUTS))
+    cut = estimate(r.truncated for r in recent)
+    if len(recent) < 10 or cut is None or cut.mean < CUT_OFF or cut.mean - SURE * cut.error < CUT:
         return None
-    first, last = (_mean(r.length_mean for r in part) or 0.0 for part in (rollouts[:5], rollouts[-5:]))
-    cut = _mean(r.truncated for r in rollouts[-5:]) or 0.0
-    if cut >= CUT_OFF:
-        return Finding(
-            "warning",
-            "answers cut off",
-            f"{percent(cut)} of the answers reach sampling.max_tokens: raise it, or reward short answers.",
-        )
-    if first <= 0 or last < LONGER * first:
+    return Finding(
+        "warning",
+        "answers cut off",
+        f"{percent(cut.mean)} of the answers reach sampling.max_tokens: raise it, or reward short answers.",
+    )
+
+
+def _creeping(state: RunState) -> Finding | None:
+    size = min(len(state.rollouts) // 2, ROLLOUTS)
+    if size < 10:
+        return None
+    newest = len(state.rollouts) - 1
+    first = estimate(math.log(max(state.rollouts[n].length_mean, 1.0)) for n in range(size))
+    last = estimate(math.log(max(state.rollouts[newest - n].length_mean, 1.0)) for n in range(size))
+    if first is None or last is None or not last.above(first) or last.mean - first.mean < math.log(LONGER):
         return None
     return Finding(
         "warning",
         "length creeps up",
-        f"Answers had {first:.0f} tokens and have {last:.0f}: see the samples; "
+        f"Answers had {math.exp(first.mean):.0f} tokens and have {math.exp(last.mean):.0f}: see the samples; "
         "a length reward or method.beta > 0 holds them back.",
     )
 
@@ -194,7 +249,7 @@ def silent(state: RunState, now: float) -> Finding | None:
         "error",
         "silent",
         f"The engine lives but has said nothing for {duration(now - state.last_t)}: see the log; "
-        "stop it with s, it goes on from its last checkpoint.",
+        "stop it, and it goes on from its last checkpoint when it is resumed.",
     )
 
 
@@ -206,16 +261,7 @@ def _samples(state: RunState) -> bool:
 
 
 def _last(state: RunState, count: int) -> list[Step]:
-    steps = state.steps
-    return [steps[n] for n in range(max(0, len(steps) - count), len(steps))]
-
-
-def _windows(state: RunState, size: int) -> list[list[Step]]:
-    """At most fifty windows of `size` steps, evenly spread, the last of them at the end."""
-    steps, count = state.steps, len(state.steps)
-    stride = max(size, count // 50)
-    ends = range(count, size - 1, -stride)
-    return [[steps[n] for n in range(end - size, end)] for end in reversed(ends)]
+    return state.steps.since(max(0, len(state.steps) - count))
 
 
 def _metric(steps: Sequence[Step], name: str) -> list[float | None]:
@@ -224,8 +270,3 @@ def _metric(steps: Sequence[Step], name: str) -> list[float | None]:
 
 def _ends(evals: Sequence[Eval], name: str) -> tuple[float | None, float | None]:
     return (evals[0].metrics.get(name), evals[-1].metrics.get(name)) if len(evals) > 2 else (None, None)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return sum(known) / len(known) if known else None

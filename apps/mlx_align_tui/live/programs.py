@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -42,12 +43,11 @@ class Planning:
         self._process: subprocess.Popen[str] | None = None
         self._closed = False
 
-    def ask(self, arguments: Sequence[str], *, fetch: bool = False) -> Fit | None:
-        """Plan a run.
+    def ask(self, arguments: Sequence[str]) -> Fit | None:
+        """Plan a run, without reaching the hub.
 
         Args:
             arguments: of `mlx-align`, beginning with "plan".
-            fetch: whether a model that is not on this disk may be fetched for it.
 
         Returns:
             the plan; None where another question came meanwhile.
@@ -59,7 +59,7 @@ class Planning:
             self._end()
             if self._closed:
                 return None
-            process = self._process = _start(PROGRAM, [*arguments, "--json"], offline=not fetch)
+            process = self._process = _start(PROGRAM, [*arguments, "--json"], offline=True)
         out, said = process.communicate()
         with self._lock:
             if self._process is not process:
@@ -81,7 +81,59 @@ class Planning:
             self._process = None
 
 
-class Preview:
+class Talking:
+    """A process that says JSON lines and is told lines.
+
+    Args:
+        module: what it runs.
+        arguments: of the module.
+        offline: whether it must not reach the hub.
+    """
+
+    def __init__(self, module: str, arguments: Sequence[str], *, offline: bool) -> None:
+        self._closed = False
+        self._process = _start(["-m", module], arguments, offline=offline, talk=True)
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """What it says, until it ends.
+
+        Raises:
+            AlignError: it said that it failed, or it died.
+        """
+        process = self._process
+        with process:  # waits for it and closes its pipes
+            for line in cast("IO[str]", process.stdout):
+                if not line.endswith("\n"):  # it was killed while it spoke
+                    break
+                message: dict[str, Any] = json.loads(line)
+                if message["type"] == "failed":
+                    raise error_class(message["code"])(**message["error"])
+                yield message
+            said = cast("IO[str]", process.stderr).read()
+        if process.returncode and not self._closed:
+            raise error_told(process.returncode, said)
+
+    def tell(self, line: str) -> None:
+        """Tell it a line."""
+        requests = cast("IO[str]", self._process.stdin)
+        try:
+            requests.write(f"{line}\n")
+            requests.flush()
+        except (OSError, ValueError):  # it has ended, and `messages` says why
+            return
+
+    def hang_up(self) -> None:
+        """Tell it no more, and let it end by itself."""
+        with suppress(OSError):
+            cast("IO[str]", self._process.stdin).close()
+
+    def close(self) -> None:
+        """End it; that is no failure."""
+        self._closed = True
+        self._process.kill()
+
+
+class Preview(Talking):
     """A preview of data that is under way or done; see `mlx_align.engine.previewing`.
 
     Args:
@@ -91,38 +143,11 @@ class Preview:
     """
 
     def __init__(self, path: Path, model: str, method: str) -> None:
-        module = ["-m", "mlx_align.engine.previewing"]
-        self._process = _start(module, [str(path), model, method], offline=True, talk=True)
-
-    def messages(self) -> Iterator[dict[str, Any]]:
-        """What it says, until it ends.
-
-        Raises:
-            AlignError: the data or the model cannot be read, or the process died.
-        """
-        process = self._process
-        with process:  # waits for it and closes its pipes
-            for line in cast("IO[str]", process.stdout):
-                message: dict[str, Any] = json.loads(line)
-                if message["type"] == "failed":
-                    raise error_class(message["code"])(**message["error"])
-                yield message
-            said = cast("IO[str]", process.stderr).read()
-        if process.returncode > 0:
-            raise error_told(process.returncode, said)
+        super().__init__("mlx_align.engine.previewing", [str(path), model, method], offline=True)
 
     def ask(self, index: int) -> None:
         """Ask for a row, counted from 0."""
-        requests = cast("IO[str]", self._process.stdin)
-        try:
-            requests.write(f"{index}\n")
-            requests.flush()
-        except (OSError, ValueError):  # it has ended, and `messages` says why
-            return
-
-    def close(self) -> None:
-        """End it."""
-        self._process.kill()
+        self.tell(str(index))
 
 
 PROGRAM = ["-c", "from mlx_align_cli.main import main; main()"]
@@ -162,12 +187,17 @@ def _fit(told: dict[str, Any]) -> Fit:
 
 
 def error_told(code: int, said: str) -> AlignError:
-    """The error that a program of ours told on stderr."""
+    """The error that a program of ours told on stderr, or that a signal ended it (a negative code)."""
     found: dict[str, str] = {}
     for line in said[-LAST_WORDS:].splitlines():
         for key, mark in (("message", "error: "), ("where", "  where: "), ("hint", "  next:  ")):
             if line.startswith(mark):
                 found[key] = line.removeprefix(mark)
+    if "message" not in found and code < 0:
+        return AlignError(
+            f"the program was killed by signal {-code}",
+            hint="Where memory runs out, the system kills what takes most of it.",
+        )
     if "message" not in found:
         last = (said.strip().splitlines() or ["it said nothing"])[-1]
         return AlignError(f"the program ended with code {code}: {last[:200]}")

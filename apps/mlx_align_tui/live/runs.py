@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_align.errors import AlignError
-from mlx_align.events import RunState
+from mlx_align.run_state import RunState
 from mlx_align.runs import RunDirectory, list_runs
 from mlx_align_cli.display.facts import shown_eval, train_value
 from mlx_align_cli.display.text import metric
@@ -93,7 +93,7 @@ class Index:
     def _look(self, run: RunDirectory, budget: int) -> tuple[Entry, int]:
         try:
             return self._read(run, budget)
-        except (AlignError, OSError) as error:
+        except Exception as error:  # whatever a strange file provokes, the other runs are shown
             message = error.message if isinstance(error, AlignError) else str(error)
             return Entry(run, condition="unreadable", problem=message), 0
 

@@ -15,6 +15,7 @@ from mlx_align.chat import Chat, Done, Hello, Turn, Voice
 from mlx_align.config import RunConfig
 from mlx_align.errors import AlignError
 from mlx_align.runs import RunDirectory
+from mlx_align_tui.live.adapters import Adapter, adapters_of, pick
 
 INTERVAL = 0.03
 """Seconds of an answer that are shown at once: a terminal draws no faster."""
@@ -30,30 +31,35 @@ class Manner:
 
 
 class Partner:
-    """A chat engine, or none yet. `open` and `answer` belong to worker threads; the others wait for nothing.
+    """A chat engine, or none yet. `open` and `answer` belong to worker threads; the others wait for nothing,
+    not even for an engine that hangs.
 
     Attributes:
-        adapter: the adapter's folder, once it is known.
+        adapter: the one that is loaded, once it is known.
     """
 
-    adapter: Path | None = None
+    adapter: Adapter | None = None
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._chat: Chat | None = None
         self._stopped = self._closed = False
 
-    def open(self, run: RunDirectory) -> Hello:
+    def open(self, run: RunDirectory, name: str | None = None) -> Hello:
         """Load a run's adapter and its base in a process of their own; one that is there already ends.
+
+        Args:
+            run: the run.
+            name: the adapter's name; None: the best, else the newest.
 
         Raises:
             AlignError: there is no adapter, or it cannot be loaded, or `close` came meanwhile.
         """
-        from mlx_align.runs.chosen import adapter_of, model_of  # the model may have to be fetched
+        from mlx_align.runs.chosen import model_of  # the model may have to be fetched
 
-        self._end()
-        self.adapter = adapter_of(run, None)
-        return Chat(model_of(run), self.adapter, run.config().backend, begun=self._begin).hello
+        self.end()
+        self.adapter = pick(adapters_of(run), name)
+        return Chat(model_of(run), self.adapter.folder, run.config().backend, begun=self._begin).hello
 
     def _begin(self, chat: Chat) -> None:
         with self._lock:
@@ -100,15 +106,14 @@ class Partner:
     ) -> Done | None:
         """One voice's whole answer; None if `stop` came before it was asked for."""
         with self._lock:
-            if self._stopped or self._chat is None:
-                return None
-            coming = self._chat.ask(
-                who,
-                messages,
-                max_tokens=manner.max_tokens,
-                temperature=manner.temperature,
-                seed=manner.seed,
-            )
+            chat = None if self._stopped else self._chat
+        if chat is None:
+            return None
+        coming = chat.ask(  # outside the lock: an engine that hangs takes no more than its pipe holds
+            who, messages, max_tokens=manner.max_tokens, temperature=manner.temperature, seed=manner.seed
+        )
+        if self._stopped:  # it came just before the question had gone out
+            chat.cancel()
         text, shown = "", 0.0
         for said in coming:
             if isinstance(said, Done):
@@ -119,24 +124,34 @@ class Partner:
                 shown = now
         raise AlignError("the answer has no end")
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the answer that is being given was asked to stop."""
+        return self._stopped
+
     def stop(self) -> None:
         """Stop the answer that is being given, and ask for none that would follow it."""
         with self._lock:
-            self._stopped = True
-            if self._chat is not None:
-                with suppress(AlignError):  # it has died, and whoever waits for the answer is told
-                    self._chat.cancel()
+            self._stopped, chat = True, self._chat
+        if chat is not None:  # in a thread: an engine that hangs reads nothing
+            threading.Thread(target=_cancel, args=[chat], daemon=True).start()
 
     def close(self) -> None:
         """End the engine for good, loading or not."""
         self._closed = True
-        self._end()
+        self.end()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End the engine; another can be opened."""
         with self._lock:
             chat, self._chat = self._chat, None
         if chat is not None:
             chat.kill()
+
+
+def _cancel(chat: Chat) -> None:
+    with suppress(AlignError, OSError, ValueError):  # it has ended, and whoever waits for the answer is told
+        chat.cancel()
 
 
 def going_on(config: RunConfig, adapter: Path, pairs: Path) -> RunConfig:

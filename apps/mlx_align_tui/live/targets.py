@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from mlx_align import installing
 from mlx_align.errors import AlignError
 from mlx_align.runs import RunDirectory
 
@@ -18,10 +19,10 @@ USUAL = "usual"
 """The first value of a choice is what holds where nothing is chosen."""
 
 LOADERS = {
-    "mlx": ("mlx-lm", "pip install 'mlx-align[cpu]'"),
-    "torch": ("torch", "pip install 'mlx-align[torch]'"),
-    "peft": ("peft", "pip install 'mlx-align[torch]'"),
-    "llama": ("llama.cpp", "pip install 'mlx-align[gguf]'"),
+    "mlx": ("mlx-lm", installing.command("cpu")),
+    "torch": ("torch", installing.command("torch")),
+    "peft": ("peft", installing.command("torch")),
+    "llama": ("llama.cpp", installing.command("gguf")),
     "ollama": ("ollama", "https://ollama.com/download"),
     "lmstudio": ("LM Studio", "start LM Studio once"),
     "hub": ("a token", "hf auth login"),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mlx_align.events import RunState
+from mlx_align.run_state import RunState
 from mlx_align.runs import Condition, RunDirectory
 from mlx_align_cli.display.facts import Pace, pace
 from mlx_align_tui.live.columns import Columns, Curves

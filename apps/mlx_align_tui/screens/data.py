@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rich.markup import escape
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -23,6 +22,7 @@ from mlx_align.data.sources import data_files
 from mlx_align.errors import AlignError
 from mlx_align_cli.display.text import percent, plural
 from mlx_align_tui.live.programs import Preview
+from mlx_align_tui.plain import plain
 from mlx_align_tui.screens.base import AlignScreen
 from mlx_align_tui.screens.data_parts.mapping import Mapping
 from mlx_align_tui.screens.data_parts.survey import Survey
@@ -43,12 +43,14 @@ HELP = """\
 # Data
 
 **Rows** shows each row as the model reads it: chat template, special tokens and all. Green text is what the
-model learns to say; grey text is only read. Left and right go from row to row, t shows where tokens end.
+model learns to say; grey text is only read. <<data.before>> and <<data.next>> go from row to row,
+<<data.tokens>> shows where tokens end.
 
 **Lint** lists rows that cannot be used and what is odd about the others; enter goes to the row.
 
-**Lengths** shows how long prompts and answers are. Move the line with left and right: rows beyond it are left
-out (or cut, see data.too_long). With enter a new run uses it.
+**Lengths** shows how long prompts and answers are. Move the line with <<lengths.shorter>> and
+<<lengths.longer>>: rows beyond it are left out (or cut, see data.too_long). With <<data.use>> a new run uses
+it.
 
 **Columns** is for files whose columns have other names: it writes a copy with ours.
 """
@@ -82,7 +84,10 @@ class DataScreen(AlignScreen):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012  (as Textual declares it)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "use", "Use this length", id="data.use"),
-        *(Binding(str(n), f"show('{tab}')", show=False) for n, tab in enumerate(TABS, 1)),
+        *(
+            Binding(str(n), f"show('{tab}')", tab.title(), id=f"data.{tab}_tab", show=False)
+            for n, tab in enumerate(TABS, 1)
+        ),
     ]
 
     def __init__(
@@ -143,8 +148,12 @@ class DataScreen(AlignScreen):
         try:
             for message in preview.messages():
                 self.app.call_from_thread(self._told, preview, message)
+            problem = AlignError("the process that reads the data has ended", hint="Open the data again.")
         except AlignError as error:
-            self.app.call_from_thread(self._failed, preview, error)
+            problem = error
+        except (OSError, ValueError) as error:  # its last line was torn, or there is no memory for it
+            problem = AlignError(f"the data cannot be read: {error}")
+        self.app.call_from_thread(self._failed, preview, problem)
 
     async def _offer_columns(self) -> None:
         """Look at the first rows; that is quick. What is wrong with the file is told by the preview."""
@@ -170,7 +179,7 @@ class DataScreen(AlignScreen):
         if preview is self._preview and self.is_mounted:
             self.say_where(self.path.name, "[$error]✘ cannot be read[/]")
             lines = [error.message, error.where or "", error.hint or ""]
-            self.query_one("#facts", Static).update("\n".join(escape(line) for line in lines if line))
+            self.query_one("#facts", Static).update("\n".join(plain(line) for line in lines if line))
 
     def _surveyed(self, survey: Survey) -> None:
         self.survey = survey
@@ -199,7 +208,7 @@ class DataScreen(AlignScreen):
         self._targets = []
         for kind, said, target in survey.entries():
             sign, colour = SIGNS[kind]
-            listed.add_option(Option(Text(sign, style=colours.get(colour, "")).append(said, style="")))
+            listed.add_option(Option(Text.assemble((sign, colours.get(colour, "")), said)))
             self._targets.append(target)
         if not self._targets:
             listed.add_option(Option(Text("✔ nothing odd was found", style=colours.get("success", ""))))
@@ -240,13 +249,14 @@ class DataScreen(AlignScreen):
         parts = [("prompt", survey.prompts[self.place]), *zip(survey.titles, answers, strict=True)]
         lengths = " · ".join(f"{name} {length:,}" for name, length in parts)
         name = survey.names[self.place].rsplit("/", 1)[-1]
-        right = f"  [$quiet]right answer[/] {escape(row['right'])}" if row["right"] else ""
+        right = f"  [$quiet]right answer[/] {plain(row['right'])}" if row["right"] else ""
         place = f"[b]row {self.place + 1:,}[/] of {len(survey.names):,}"
-        facts = f"{place}  [$quiet]{escape(name)}  {lengths} tokens[/]{right}"
+        facts = f"{place}  [$quiet]{plain(name)}  {lengths} tokens[/]{right}"
         self.query_one("#facts", Static).update(facts)
         for side, pieces in zip(SIDES, [row["prompt"], *row["answers"]], strict=False):
             scored = side != "prompt" or survey.scores_prompt
-            text = tokens_text(pieces, self.app.theme_variables, scored=scored, bounds=self._bounds)
+            front = ("error" if side == "rejected" else "success") if scored else "quiet"
+            text = tokens_text(pieces, self.app.theme_variables, front=front, bounds=self._bounds)
             self.query_one(f"#{side} .tokens", Static).update(text)
 
     def on_length_plot_moved(self, event: LengthPlot.Moved) -> None:
@@ -273,7 +283,9 @@ class DataScreen(AlignScreen):
         """Give the length of the line to the new run."""
         if self._use is not None:
             self._use("data.max_length", str(self.query_one(LengthPlot).limit))
-            self.notify(f"the new run has data.max_length {self.query_one(LengthPlot).limit:,} now")
+            self.notify(
+                f"the new run has data.max_length {self.query_one(LengthPlot).limit:,} now", markup=False
+            )
 
     def action_show(self, tab: str) -> None:
         """Go to a tab."""
@@ -303,7 +315,8 @@ class DataScreen(AlignScreen):
         )
 
     def _written(self, target: Path, rows: int) -> None:
-        self.notify(f"{plural(rows, 'row')} written to {target}; this is the data now", title="Copied")
+        said = f"{plural(rows, 'row')} written to {target}; this is the data now"
+        self.notify(said, title="Copied", markup=False)
         self.path = target
         if self._use is not None:
             self._use("data.path", str(target))

@@ -12,6 +12,8 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Markdown, Static
 
+from mlx_align_tui.keymap import UP_AND_DOWN, keyed
+
 
 class HelpScreen(ModalScreen[None]):
     """Shows a text and a list of keys.
@@ -23,8 +25,7 @@ class HelpScreen(ModalScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark,f1", "dismiss", "Close", id="help.close"),
-        Binding("j", "app.simulate_key('down')", show=False),
-        Binding("k", "app.simulate_key('up')", show=False),
+        *UP_AND_DOWN,
     ]
 
     def __init__(self, text: str, keys: list[tuple[str, str, str]]) -> None:
@@ -35,14 +36,15 @@ class HelpScreen(ModalScreen[None]):
         """The text and the keys, in a frame."""
         with VerticalScroll(classes="dialog help") as frame:
             frame.border_title = "Help"
-            frame.border_subtitle = "esc closes"
+            frame.border_subtitle = keyed(self, "<<help.close>> closes")
             yield Markdown(self._text)
             yield Static(self._table())
 
     def _table(self) -> Table:
+        quiet = self.app.theme_variables.get("quiet", "")
         table = Table(box=None, padding=(0, 3, 0, 0), show_header=True, header_style="bold")
         for heading in ("key", "what it does", "id, to change the key in tui.toml"):
             table.add_column(heading)
         for key, what, name in self._keys:
-            table.add_row(Text(key, style="bold"), Text(what), Text(name, style="dim"))
+            table.add_row(Text(key, style="bold"), Text(what), Text(name, style=quiet))
         return table

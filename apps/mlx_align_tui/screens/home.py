@@ -15,13 +15,16 @@ from textual.widgets import DataTable, Input, Static
 
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display.text import ago, metric, plural
+from mlx_align_tui.keymap import keyed
 from mlx_align_tui.live.engines import stop
 from mlx_align_tui.live.runs import Entry, Index
+from mlx_align_tui.plain import plain
 from mlx_align_tui.screens import PLACES
 from mlx_align_tui.screens.base import AlignScreen
 from mlx_align_tui.screens.quit import ConfirmScreen
 from mlx_align_tui.widgets.badge import colour
 from mlx_align_tui.widgets.facts import Facts
+from mlx_align_tui.widgets.keyed import Keyed
 from mlx_align_tui.widgets.runs_table import RunsTable
 
 POLL_SECONDS = 1.0
@@ -37,8 +40,8 @@ leave at any time.
 the rejected one, *reward* what completions are worth, *exact* the share of right answers. **course** is that
 metric while training.
 
-Mark runs with space to compare them. A stopped, failed or crashed run goes on from its last checkpoint
-with r.
+Mark runs with <<runs.mark>> to compare them. A stopped, failed or crashed run goes on from its last
+checkpoint with <<runs.resume>>.
 """
 EMPTY = """\
 [b $accent]No runs here yet.[/]
@@ -46,15 +49,15 @@ EMPTY = """\
 A run takes a model and pairs of answers, a better and a
 worse one, and teaches the model to prefer the better kind.
 
-  [b $accent]d[/]  [b]try the demo:[/] the small model and the sample data
+  [b $accent]<<runs.demo>>[/]  [b]try the demo:[/] the small model and the sample data
      that come with this program, about a minute, no download
-  [b $accent]n[/]  [b]a new run[/] with your own model and data
-  [b $accent]?[/]  what the keys do
+  [b $accent]<<runs.new>>[/]  [b]a new run[/] with your own model and data
+  [b $accent]<<app.help>>[/]  what the keys do
 
 [$quiet]Runs will be kept in {folder}[/]"""
 
 
-class EmptyRuns(Static, can_focus=True):
+class EmptyRuns(Keyed, can_focus=True):
     """What is shown where there is no run; it has keys of its own."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -77,7 +80,7 @@ class HomeScreen(AlignScreen):
         Binding("r", "resume", "Resume", id="runs.resume"),
         Binding("s", "stop", "Stop", id="runs.stop"),
         Binding("d", "delete", "Delete", id="runs.delete"),
-        Binding("t", "go_with_run('chat')", "Chat", id="runs.chat"),
+        Binding("a", "go_with_run('chat')", "Chat", id="runs.chat"),
         Binding("e", "go_with_run('export')", "Export", id="runs.export"),
         Binding("D,shift+d", "go_nowhere('doctor')", "Doctor", id="app.doctor", show=False),
     ]
@@ -89,6 +92,13 @@ class HomeScreen(AlignScreen):
             super().__init__()
             self.entries = entries
 
+    class Blind(Message):
+        """The folder that holds the runs cannot be read."""
+
+        def __init__(self, error: OSError) -> None:
+            super().__init__()
+            self.said = f"the runs cannot be read: {error.strerror or error}"
+
     def __init__(self) -> None:
         super().__init__()
         self.entries: list[Entry] = []
@@ -99,13 +109,15 @@ class HomeScreen(AlignScreen):
 
     def body(self) -> ComposeResult:
         """The filter, the table, the facts of the run under the cursor, and what is shown without runs."""
-        yield Input(placeholder="words that must be in the row; esc shows all", id="filter")
+        yield Input(
+            placeholder=keyed(self, "words that must be in the row; <<app.back>> shows all"), id="filter"
+        )
         with Horizontal(id="runs-and-facts"):
             yield RunsTable()
             with Vertical(id="side"):
                 yield Facts(id="facts")
         yield Static("looking for runs ...", id="looking", classes="quiet")
-        yield EmptyRuns(EMPTY.format(folder=str(self.app.root)), id="empty")
+        yield EmptyRuns(EMPTY.format(folder=plain(str(self.app.root))), id="empty")
 
     def on_mount(self) -> None:
         """Begin to look."""
@@ -123,7 +135,10 @@ class HomeScreen(AlignScreen):
         while not self._gone.is_set():
             self._now.clear()
             if self._seen.is_set():  # what lies below another screen need not be live
-                self.post_message(self.Looked(index.poll()))
+                try:
+                    self.post_message(self.Looked(index.poll()))
+                except OSError as error:
+                    self.post_message(self.Blind(error))
             self._now.wait(POLL_SECONDS)
 
     def on_screen_suspend(self) -> None:
@@ -145,6 +160,11 @@ class HomeScreen(AlignScreen):
         names = {entry.name for entry in self.entries}
         self.app.marked[:] = [name for name in self.app.marked if name in names]
         self._show()
+
+    def on_home_screen_blind(self, event: Blind) -> None:
+        """Say so; what was seen last stays, and the next look may find more."""
+        self.query_one("#looking", Static).update(plain(event.said))
+        self.say_where(state=f"[$error]✘ {plain(event.said)}[/]")
 
     def _show(self) -> None:
         text = self.query_one("#filter", Input).value
@@ -281,7 +301,7 @@ class HomeScreen(AlignScreen):
 
     def start(self, run: RunDirectory) -> None:
         """Start an engine on a run, new or to be resumed, and open it."""
-        self.notify(f"starting {run.name} ...")
+        self.notify(f"starting {run.name} ...", markup=False)
         self.work(lambda: self.app.engines.start(run), lambda _: self._started(run), group="start")
 
     def _started(self, run: RunDirectory) -> None:
@@ -292,7 +312,8 @@ class HomeScreen(AlignScreen):
         """Ask the engine to save and stop."""
         if self.current is not None:
             run = self.current.run
-            self.work(lambda: stop(run), lambda _: self.notify(f"{run.name} saves and stops"), group="stop")
+            said = f"{run.name} saves and stops"
+            self.work(lambda: stop(run), lambda _: self.notify(said, markup=False), group="stop")
 
     def action_delete(self) -> None:
         """Delete the run under the cursor, once the question is answered."""

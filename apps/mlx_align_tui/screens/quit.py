@@ -10,9 +10,12 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
-from mlx_align_cli.display.text import plural
+from mlx_align_cli.display.text import clean, plural
+from mlx_align_tui.keymap import ANSWERS
+from mlx_align_tui.widgets.keyed import Keyed
 
 Leaving = Literal["detach", "stop", "cancel"]
+SHOWN_NAMES = 6
 
 
 class QuitScreen(ModalScreen[Leaving]):
@@ -26,8 +29,7 @@ class QuitScreen(ModalScreen[Leaving]):
         Binding("d", "answer('detach')", "Detach", id="quit.detach"),
         Binding("s", "answer('stop')", "Stop and save", id="quit.stop"),
         Binding("escape,c", "answer('cancel')", "Cancel", id="quit.cancel"),
-        Binding("left,h", "app.focus_previous", show=False),
-        Binding("right,l", "app.focus_next", show=False),
+        *ANSWERS,
     ]
 
     def __init__(self, names: list[str]) -> None:
@@ -39,10 +41,10 @@ class QuitScreen(ModalScreen[Leaving]):
         count = len(self._names)
         with Vertical(classes="dialog") as frame:
             frame.border_title = f"{plural(count, 'run')} still training"
-            yield Static("\n".join(self._names), classes="names", markup=False)
-            yield Static(
+            yield Static(clean("\n".join(_first(self._names))), classes="names", markup=False)
+            yield Keyed(
                 "[b]Detach[/] leaves them training; they are here when you come back.\n"
-                "[b]Stop and save[/] has each write a checkpoint and end; r resumes it later."
+                "[b]Stop and save[/] has each write a checkpoint and end; <<runs.resume>> resumes it later."
             )
             with Horizontal(classes="answers"):
                 yield Button("Detach", id="detach", variant="primary")
@@ -58,6 +60,13 @@ class QuitScreen(ModalScreen[Leaving]):
         self.dismiss("detach" if answer == "detach" else "stop" if answer == "stop" else "cancel")
 
 
+def _first(names: list[str]) -> list[str]:
+    """As many names as there is room for at 80x24, and how many there are besides."""
+    if len(names) <= SHOWN_NAMES:
+        return names
+    return [*names[: SHOWN_NAMES - 1], f"and {len(names) - SHOWN_NAMES + 1} more"]
+
+
 class ConfirmScreen(ModalScreen[bool]):
     """A question with yes and no; no is what Enter and Escape mean.
 
@@ -70,8 +79,7 @@ class ConfirmScreen(ModalScreen[bool]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "Yes", id="confirm.yes"),
         Binding("n,escape", "answer(False)", "No", id="confirm.no"),
-        Binding("left,h", "app.focus_previous", show=False),
-        Binding("right,l", "app.focus_next", show=False),
+        *ANSWERS,
     ]
 
     def __init__(self, title: str, text: str, yes: str) -> None:
@@ -82,7 +90,7 @@ class ConfirmScreen(ModalScreen[bool]):
         """The question and two answers."""
         with Vertical(classes="dialog") as frame:
             frame.border_title = self._title
-            yield Static(self._text, markup=False)
+            yield Static(clean(self._text), markup=False)
             with Horizontal(classes="answers"):
                 yield Button("No", id="no")
                 yield Button(self._yes, id="yes", variant="error")

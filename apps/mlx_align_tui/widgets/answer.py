@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rich.markup import escape
 from textual.widgets import Static
 
 from mlx_align.chat import Done
 from mlx_align_cli.display.text import clean, plural
+from mlx_align_tui.plain import plain
 
 Standing = Literal["", "better", "worse"]
 
@@ -30,7 +30,7 @@ class Answer(Static):
 
     def __init__(self, label: str) -> None:
         super().__init__("…", markup=False)
-        self.border_title = escape(label)
+        self.border_title = plain(label)
         self.text = ""
 
     def grow(self, text: str) -> None:
@@ -59,6 +59,6 @@ class Answer(Static):
 
     def call(self, label: str, standing: Standing) -> None:
         """Say whose it is and, once one was chosen, which it was."""
-        self.border_title = f"✔ {escape(label)}, better" if standing == "better" else escape(label)
+        self.border_title = f"✔ {plain(label)}, better" if standing == "better" else plain(label)
         self.set_class(standing == "better", "-better")
         self.set_class(standing == "worse", "-worse")

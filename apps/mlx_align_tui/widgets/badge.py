@@ -14,12 +14,6 @@ CONDITIONS: dict[str, tuple[str, str]] = {
 """Condition -> its sign and its colour, as a variable of the theme."""
 
 
-def badge(condition: str) -> str:
-    """A condition as Textual markup, with its sign."""
-    sign, colour = CONDITIONS.get(condition, ("·", "$quiet"))
-    return f"[{colour}]{sign} {condition}[/]"
-
-
 def sign(condition: str) -> str:
     """A condition's sign alone."""
     return CONDITIONS.get(condition, ("·", ""))[0]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from rich.markup import escape
 from textual.binding import Binding, BindingType
 from textual.events import Click
 from textual.message import Message
 from textual.widgets import Static
+
+from mlx_align_tui.plain import plain
 
 
 class Choice(Static, can_focus=True):
@@ -55,7 +56,7 @@ class Choice(Static, can_focus=True):
         self._show()
 
     def _show(self) -> None:
-        self.update(f"‹ [b]{escape(self.value)}[/] ›")
+        self.update(f"‹ [b]{plain(self.value)}[/] ›")
 
     def on_click(self, event: Click) -> None:
         """The next value."""

@@ -19,6 +19,7 @@ from textual_plot.plot_widget import Legend
 
 from mlx_align_cli.display.text import metric
 from mlx_align_tui.live.columns import Series
+from mlx_align_tui.widgets.canvas import QuickCanvas, ThinCanvas
 from mlx_align_tui.widgets.plotting import (
     LEVELS,
     Array,
@@ -27,6 +28,7 @@ from mlx_align_tui.widgets.plotting import (
     limits,
     logarithm,
     smooth,
+    stretches,
     value_at,
     visible,
 )
@@ -104,16 +106,6 @@ def extent(lines: Sequence[Line], view: View) -> tuple[float, float] | None:
     return (low, high) if high > low else (low, low + 1.0)
 
 
-class ThinCanvas(Canvas):
-    """A canvas whose frames are thin: the curves are what is to be seen."""
-
-    def draw_rectangle_box(
-        self, x0: int, y0: int, x1: int, y1: int, thickness: int = 1, style: str = "white"
-    ) -> None:
-        """Draw a frame, thin however thick it was asked for."""
-        super().draw_rectangle_box(x0, y0, x1, y1, thickness=1, style=style)
-
-
 class Curve(PlotWidget, inherit_bindings=False):
     """The plot itself: at most two points a column are drawn, however long the series are."""
 
@@ -142,10 +134,10 @@ class Curve(PlotWidget, inherit_bindings=False):
     def compose(self) -> ComposeResult:
         """What PlotWidget is made of, with a thin frame."""
         with Grid():
-            yield Canvas(1, 1, id="margin-top")
-            yield Canvas(1, 1, id="margin-left")
+            yield QuickCanvas(1, 1, id="margin-top")
+            yield QuickCanvas(1, 1, id="margin-left")
             yield ThinCanvas(1, 1, id="plot")
-            yield Canvas(1, 1, id="margin-bottom")
+            yield QuickCanvas(1, 1, id="margin-bottom")
         yield Legend(id="legend")
 
     def combine_quad_with_pixel(self, quad: tuple[int, int, int, int], canvas: Canvas, x: int, y: int) -> str:
@@ -185,11 +177,13 @@ class Curve(PlotWidget, inherit_bindings=False):
         low, high = view.zoom or whole
         heights: list[Array] = []
         for line in lines:
-            x, y = points(line, view, (low, high), self.columns)
-            if len(x) == 1:  # a line needs two ends
-                x, y = np.repeat(x, 2), np.repeat(y, 2)
-            heights.append(y)
-            self.plot(x, y, line_style=self._colour(line.colour), hires_mode=HiResMode.BRAILLE)
+            for x, y in points(line, view, (low, high), self.columns):
+                heights.append(y)
+                ends = 2 if len(x) == 1 else 1  # a line needs two
+                colour = self._colour(line.colour)
+                self.plot(
+                    np.repeat(x, ends), np.repeat(y, ends), line_style=colour, hires_mode=HiResMode.BRAILLE
+                )
         self._scale((low, high), limits(heights), view)
         if view.cursor is not None and low <= view.cursor <= high:
             self.add_v_line(view.cursor, self._colour("accent"))
@@ -248,13 +242,16 @@ class Curve(PlotWidget, inherit_bindings=False):
         self.post_message(self.Scrolled(self._place(event), 0.8))
 
 
-def points(line: Line, view: View, shown: tuple[float, float], columns: int) -> tuple[Array, Array]:
-    """What is drawn of a curve: smoothed, in the range that is shown, at most two points a column."""
+def points(line: Line, view: View, shown: tuple[float, float], columns: int) -> list[tuple[Array, Array]]:
+    """What is drawn of a curve: smoothed, in the range that is shown, at most two points a column, in parts
+    with gaps between them.
+    """
     x, window = axis_of(line.series, view), 1 if line.sparse else view.smoothing
     part = visible(x, *shown)
     lead = max(0, part.start - window)  # the first mean needs those before it
     y = smooth(line.series.value[lead : part.stop], window)[part.start - lead :]
-    return decimate(x[part], logarithm(y) if view.log_scale else y, columns)
+    x, y = x[part], logarithm(y) if view.log_scale else y
+    return stretches(x, y, decimate(x, y, columns), (shown[1] - shown[0]) / columns)
 
 
 class CurvePanel(Vertical, can_focus=True):

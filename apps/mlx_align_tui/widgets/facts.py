@@ -8,6 +8,8 @@ from rich.table import Table
 from rich.text import Text
 from textual.widgets import Static
 
+from mlx_align_cli.display.text import clean
+
 
 class Facts(Static):
     """Keys at the left, values at the right; a value that is too long ends in an ellipsis."""
@@ -23,5 +25,5 @@ class Facts(Static):
         table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
         style = self.app.theme_variables.get("quiet", "")
         for key, value in rows:
-            table.add_row(Text(key, style=style), value if isinstance(value, Text) else Text(value))
+            table.add_row(Text(key, style=style), value if isinstance(value, Text) else Text(clean(value)))
         self.update(table)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from secrets import SystemRandom
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widgets import Input, Static
 
+from mlx_align.chat import Voice
+from mlx_align_cli.talk import Exchange
 from mlx_align_tui.live.talking import Manner
+from mlx_align_tui.settings import Chatting
 from mlx_align_tui.widgets.choice import Choice
 
 OPEN, BLIND = "named", "blind"
@@ -17,16 +22,24 @@ LEAST = {"temperature": 0.0, "seed": 0.0, "tokens": 1.0}
 
 
 class MannerRow(Horizontal):
-    """System message, temperature, seed, longest answer, and whether the voices are named."""
+    """System message, temperature, seed, longest answer, and whether the voices are named.
+
+    Args:
+        last: how it was asked last time.
+    """
+
+    def __init__(self, last: Chatting, *, id: str | None = None) -> None:  # noqa: A002  (Textual's own name)
+        super().__init__(id=id)
+        self._last = last
 
     def compose(self) -> ComposeResult:
         """A name and a field each."""
         yield Static("system", classes="name")
         yield Input(id="system", compact=True, placeholder="none", select_on_focus=False)
         for name, label, value in (
-            ("temperature", "temp", "0.7"),
+            ("temperature", "temp", f"{self._last.temperature:g}"),
             ("seed", "seed", "0"),
-            ("tokens", "tokens", "256"),
+            ("tokens", "tokens", str(self._last.max_tokens)),
         ):
             yield Static(label, classes="name")
             yield Input(
@@ -36,7 +49,7 @@ class MannerRow(Horizontal):
                 compact=True,
                 select_on_focus=False,
             )
-        yield Choice((OPEN, BLIND), OPEN, id="blind")
+        yield Choice((OPEN, BLIND), BLIND if self._last.blind else OPEN, id="blind")
 
     @property
     def system(self) -> str | None:
@@ -47,6 +60,13 @@ class MannerRow(Horizontal):
     def blind(self) -> bool:
         """Whether names are hidden until an answer is chosen."""
         return self.query_one("#blind", Choice).value == BLIND
+
+    def exchange(self, question: str, voices: Sequence[Voice]) -> Exchange:
+        """A question to these voices: in their order, or in a random one where names are hidden."""
+        order = list(voices)
+        if self.blind:
+            SystemRandom().shuffle(order)
+        return Exchange(question, tuple(order), hidden=self.blind)
 
     def toggle_blind(self) -> None:
         """Hide the names, or show them."""
@@ -65,9 +85,8 @@ class MannerRow(Horizontal):
             field.set_class(wrong, "-wrong")
             if wrong:
                 field.focus()
-                self.app.notify(
-                    f"{name}: a number from {LEAST[name]:g}", title="That cannot be", severity="error"
-                )
+                said = f"{name}: a number from {LEAST[name]:g}"
+                self.app.notify(said, title="That cannot be", severity="error", markup=False)
                 return None
         return Manner(int(values["tokens"]), values["temperature"], int(values["seed"]))
 

@@ -12,6 +12,8 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import DirectoryTree, Input, Static
 
+from mlx_align_tui.keymap import UP_AND_DOWN, keyed
+
 Wanted = Callable[[Path], bool]
 
 
@@ -53,9 +55,8 @@ class PathPicker(ModalScreen[Path | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Close", id="picker.close"),
         Binding("backspace,minus", "up", "Folder above", id="picker.up"),
-        Binding("j", "app.simulate_key('down')", show=False),
-        Binding("k", "app.simulate_key('up')", show=False),
-        Binding("l", "app.simulate_key('enter')", show=False),
+        *UP_AND_DOWN,
+        Binding("l", "app.press('enter')", "Open", id="vim.right", show=False),
     ]
 
     def __init__(self, title: str, hint: str, root: Path, wanted: Wanted) -> None:
@@ -66,7 +67,9 @@ class PathPicker(ModalScreen[Path | None]):
         """A path to type, and the tree."""
         with Vertical(classes="dialog picker") as frame:
             frame.border_title = self._title
-            frame.border_subtitle = "enter open · space choose · backspace up · esc close"
+            frame.border_subtitle = keyed(
+                self, "enter open · <<picker.take>> choose · <<picker.up>> up · <<picker.close>> close"
+            )
             yield Static(self._hint, classes="quiet")
             yield Input(str(self._root), compact=True, select_on_focus=False)
             yield Tree(self._root, self._wanted)
@@ -119,3 +122,8 @@ def is_model(path: Path) -> bool:
 def is_data(path: Path) -> bool:
     """Whether a path is a JSON lines file or a folder with one to train on."""
     return path.suffix == ".jsonl" if path.is_file() else (path / "train.jsonl").is_file()
+
+
+def is_python(path: Path) -> bool:
+    """Whether a path is a Python file."""
+    return path.suffix == ".py" and path.is_file()

@@ -21,16 +21,21 @@ def smooth(values: Array, window: int) -> Array:
     if window <= 1 or len(values) < 2:
         return values
     known = np.isfinite(values)
-    sums = _trailing(np.where(known, values, 0.0), window)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = sums / _trailing(known.astype(np.float64), window)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        if known.all():
+            means: Array = _trailing(values, window) / np.minimum(np.arange(1, len(values) + 1), window)
+            return means
+        means = _trailing(np.where(known, values, 0.0), window) / _trailing(known.astype(np.float64), window)
     return np.where(known, means, np.nan)
 
 
 def _trailing(values: Array, window: int) -> Array:
-    sums: Array = np.cumsum(values)
-    sums[window:] -= sums[:-window].copy()
-    return sums
+    """Sums of `window` values each. Nothing is taken away again: a huge value is gone when it is over."""
+    blocks = np.zeros((-(-len(values) // window) + 1, window))  # the first stands for what was before
+    blocks.reshape(-1)[window : window + len(values)] = values
+    sums: Array = np.cumsum(blocks[1:], axis=1)
+    sums[:, :-1] += np.cumsum(blocks[:-1, :0:-1], axis=1)[:, ::-1]  # of the block before, what is still in
+    return sums.ravel()[: len(values)]
 
 
 def decimate(x: Array, y: Array, columns: int) -> tuple[Array, Array]:
@@ -53,6 +58,26 @@ def decimate(x: Array, y: Array, columns: int) -> tuple[Array, Array]:
     index = np.array(chosen)
     index = index[known[index]]  # a column may have nothing that was measured
     return x[index], y[index]
+
+
+def stretches(x: Array, y: Array, shown: tuple[Array, Array], least: float) -> list[tuple[Array, Array]]:
+    """What is drawn of a curve, in parts: where nothing was measured there is no line.
+
+    Args:
+        x: (n,) ascending and finite.
+        y: (n,); what is not finite was not measured.
+        shown: the points of them that are drawn.
+        least: a gap that is narrower on the axis than this could not be seen, and makes no parts.
+    """
+    known = np.isfinite(y)
+    if known.all():
+        return [shown] if len(y) else []
+    measured = np.flatnonzero(known)
+    ends = np.flatnonzero(np.diff(measured) > 1)
+    before, after = x[measured[ends]], x[measured[ends + 1]]
+    places = np.searchsorted(shown[0], before[after - before > least], side="right")
+    parts = zip(np.split(shown[0], places), np.split(shown[1], places), strict=True)
+    return [part for part in parts if len(part[0])]
 
 
 def visible(x: Array, low: float, high: float) -> slice:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from secrets import SystemRandom
 from typing import ClassVar
 
-from rich.markup import escape
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.message import Message
-from textual.widgets import Input, ProgressBar, Static
+from textual.widgets import Input
 
-from mlx_align.chat import Done, Hello, Turn, Voice
+from mlx_align.chat import Hello, Voice
 from mlx_align.errors import AlignError, DataError, UsageError
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.commands.chat import FILE
-from mlx_align_cli.display.listing import short_name
 from mlx_align_cli.display.text import plural
 from mlx_align_cli.talk import Exchange, Talk
+from mlx_align_tui.keymap import keyed
+from mlx_align_tui.live.adapters import Adapter, adapters_of
 from mlx_align_tui.live.talking import Manner, Partner, going_on
+from mlx_align_tui.plain import plain
 from mlx_align_tui.screens import PLACES
 from mlx_align_tui.screens.base import AlignScreen
 from mlx_align_tui.screens.chat import texts
+from mlx_align_tui.screens.chat.conversation import Conversation
+from mlx_align_tui.screens.chat.loading import Loading
+from mlx_align_tui.screens.chat.pairs import Pairs
+from mlx_align_tui.screens.chat.weights import WeightsScreen
 from mlx_align_tui.widgets.bubble import Bubble
 from mlx_align_tui.widgets.choice import Choice
 from mlx_align_tui.widgets.manner import MannerRow
@@ -37,6 +40,11 @@ class ChatScreen(AlignScreen):
 
     Args:
         run: the run.
+
+    Attributes:
+        order: who can be asked, from left to right; nobody as long as nothing is loaded.
+        wanted: the name of the adapter that was chosen, None for the best.
+        busy: whether an answer is being given.
     """
 
     crumb = "Chat"
@@ -49,7 +57,8 @@ class ChatScreen(AlignScreen):
         Binding("ctrl+r", "retry", "Again", id="chat.retry"),
         Binding("ctrl+b", "blind", "Blind", id="chat.blind"),
         Binding("ctrl+n", "new", "New", id="chat.new"),
-        Binding("ctrl+t", "train", "Train on pairs", id="chat.train"),
+        Binding("ctrl+t", "train", "Train", id="chat.train"),
+        Binding("ctrl+o", "weights", "Step", id="chat.weights"),
         Binding("f5", "start", "Start again", id="chat.start"),
         Binding("pageup", "page(-1)", "Page up", id="chat.page_up", show=False),
         Binding("pagedown", "page(1)", "Page down", id="chat.page_down", show=False),
@@ -58,44 +67,28 @@ class ChatScreen(AlignScreen):
     class Opened(Message):
         """The model is loaded, or cannot be."""
 
-        def __init__(self, what: tuple[Hello, int] | AlignError) -> None:
+        def __init__(self, what: Hello | AlignError) -> None:
             super().__init__()
             self.what = what
-
-    class Heard(Message):
-        """More of the answer at a place, or the whole of it."""
-
-        def __init__(self, exchange: Bubble, place: int, said: str | Done) -> None:
-            super().__init__()
-            self.exchange, self.place, self.said = exchange, place, said
-
-    class Ended(Message):
-        """All have answered, or something went wrong."""
-
-        def __init__(self, error: AlignError | None) -> None:
-            super().__init__()
-            self.error = error
 
     def __init__(self, run: RunDirectory) -> None:
         super().__init__()
         self.run_directory = run
-        self.pairs_file = run.path / FILE
+        self.pairs = Pairs(run.path / FILE)
         self.talk, self.partner = Talk(), Partner()
         self.order: tuple[Voice, ...] = ()
-        self.busy, self.pairs = False, 0
+        self.wanted: str | None = None
+        self.busy = self.early = False
 
     def body(self) -> ComposeResult:
         """How to answer, what was said, and where one types."""
-        yield MannerRow(id="manner")
-        yield Static(id="notice")
-        yield ProgressBar(total=None, show_eta=False, show_percentage=False, id="loading")
-        with VerticalScroll(id="conversation", can_focus=True):
-            yield Static(texts.EMPTY, id="empty")
+        yield MannerRow(self.app.settings.chat, id="manner")
+        yield Loading()
+        yield Conversation(id="conversation")
         yield Question(placeholder="ask something", id="question", select_on_focus=False)
 
     def on_mount(self) -> None:
         """Begin to load."""
-        self.query_one("#conversation", VerticalScroll).anchor()
         self.action_start()
 
     def on_unmount(self) -> None:
@@ -107,18 +100,14 @@ class ChatScreen(AlignScreen):
     def action_start(self) -> None:
         """Load the model, for the first time or again after it was lost."""
         self.order, self.busy = (), False
-        self.query_one("#loading").display = True
-        self._notice("[$quiet]loading the model, in a process of its own ...[/]")
+        self.query_one(Loading).begin()
+        self._say()
         self.run_worker(self._open, thread=True, group="open", exclusive=True, exit_on_error=False)
 
     def _open(self) -> None:
-        from mlx_align.preferences import count
-
         try:
-            what: tuple[Hello, int] | AlignError = (
-                self.partner.open(self.run_directory),
-                count(self.pairs_file),
-            )
+            what: Hello | AlignError = self.partner.open(self.run_directory, self.wanted)
+            self.pairs.look()
         except AlignError as error:
             what = error
         except (OSError, ValueError) as error:  # ValueError: its pipes were closed while it loaded
@@ -130,33 +119,44 @@ class ChatScreen(AlignScreen):
         if isinstance(event.what, AlignError):
             self._lost(event.what)
             return
-        hello, self.pairs = event.what
+        hello = event.what
         self.order = ("base", "tuned") if len(hello.voices) > 1 else hello.voices
-        self.query_one("#loading").display = False
-        self._notice("\n".join(f"[$quiet]{escape(note)}[/]" for note in hello.notes))
+        self.query_one(Loading).end("\n".join(f"[$quiet]{plain(note)}[/]" for note in hello.notes))
         self._say()
+        question, early, self.early = self.query_one(Question).value.strip(), self.early, False
+        if early and question:
+            self._ask(question)
 
     def _lost(self, error: AlignError) -> None:
         self.order, self.busy = (), False
-        self.query_one("#loading").display = False
-        self._notice(texts.lost(error))
+        self.query_one(Loading).end(keyed(self, texts.lost(error)))
         self._say()
 
-    def _notice(self, text: str) -> None:
-        notice = self.query_one("#notice", Static)
-        notice.update(text)
-        notice.display = bool(text)
+    def _say(self) -> None:
+        """Say at the top who answers and how much was kept, and offer what can be done now."""
+        adapter, words = self.partner.adapter, []
+        if self.busy:
+            words.append(texts.STOPPING if self.partner.stopped else texts.ANSWERING)
+        words += [f"{adapter.title} {adapter.marks}".strip()] if adapter is not None and self.order else []
+        words += ["[$accent]blind[/]"] if self.query_one(MannerRow).blind else []
+        words += [f"{plural(self.pairs.count, 'pair')} kept"] if self.pairs.count else []
+        self.say_where(self.fitting(self.run_directory.name), f"[$quiet]{' · '.join(words)}[/]")
+        self.query_one(Conversation).offer(self.choosable and not self.busy)
         self.refresh_bindings()
 
-    def _say(self) -> None:
-        blind = self.query_one(MannerRow).blind
-        words = ["[$primary]answering[/]"] if self.busy else []
-        words += ["[$accent]blind[/]"] if blind else []
-        words += [f"{plural(self.pairs, 'pair')} kept"] if self.pairs else []
-        name = self.run_directory.name
-        detail = name if self.size.width >= 100 else short_name(name)
-        self.say_where(detail, f"[$quiet]{' · '.join(words)}[/]")
-        self.refresh_bindings()
+    def action_weights(self) -> None:
+        """Choose another of the run's adapters."""
+        run = self.run_directory
+
+        def ask(found: list[Adapter]) -> None:
+            self.app.push_screen(WeightsScreen(found, self.partner.adapter), self._take)
+
+        self.work(lambda: adapters_of(run), ask, group="weights")
+
+    def _take(self, name: str | None) -> None:
+        if name is not None and not self.busy:
+            self.wanted = name
+            self.action_start()
 
     # Asking
 
@@ -170,58 +170,39 @@ class ChatScreen(AlignScreen):
 
     def _ask(self, question: str) -> None:
         if not self.order:
-            self.notify("The model is not loaded yet.", severity="warning")
+            self.early = self.query_one(Loading).busy
+            if self.early:
+                self.notify("It is asked as soon as the model is loaded.")
+            else:
+                self.notify("There is no model to ask.", severity="warning")
             return
-        manner = self.query_one(MannerRow).read()
+        row = self.query_one(MannerRow)
+        manner = row.read()
         if manner is None:
             return
-        system = self.query_one(MannerRow).system
-        if system != self.talk.system:
+        if row.system != self.talk.system:
             self.talk.settle()  # what has been answered had the old one
-            self.talk.system = system
-        exchange = self._exchange(question)
+            self.talk.system = row.system
+        exchange = row.exchange(question, self.order)
         self.talk.ask(exchange)
         self.query_one(Question).value = ""
         self._answer(exchange, manner)
 
-    def _exchange(self, question: str) -> Exchange:
-        blind = self.query_one(MannerRow).blind
-        order = list(self.order)
-        if blind:
-            SystemRandom().shuffle(order)
-        return Exchange(question, tuple(order), hidden=blind)
-
     def _answer(self, exchange: Exchange, manner: Manner) -> None:
-        bubble = Bubble(exchange)
-        self.query_one("#empty").display = False
-        conversation = self.query_one("#conversation", VerticalScroll)
-        conversation.mount(bubble)
-        conversation.anchor()
         self.busy = True
         self.partner.begin()
-        self._say()
-        prompt = self.talk.prompt
-        self.run_worker(
-            lambda: self._hear(bubble, prompt, manner), thread=True, group="ask", exit_on_error=False
+        prompt, adapter = self.talk.prompt, self.partner.adapter
+        tuned = f"tuned, {adapter.title}" if adapter is not None else "tuned"
+        self.query_one(Conversation).add(
+            Bubble(exchange, tuned, lambda tell: self.partner.answer(exchange.order, prompt, manner, tell))
         )
+        kept = {"temperature": manner.temperature, "max_tokens": manner.max_tokens}
+        self.app.remember(chat=self.app.settings.chat.model_copy(update=kept))
+        self._say()
 
-    def _hear(self, bubble: Bubble, prompt: tuple[Turn, ...], manner: Manner) -> None:
-        def told(place: int, said: str | Done) -> None:
-            self.post_message(self.Heard(bubble, place, said))
-
-        self.post_message(self.Ended(self.partner.answer(bubble.exchange.order, prompt, manner, told)))
-
-    def on_chat_screen_heard(self, event: Heard) -> None:
-        """Show more of an answer."""
-        if isinstance(event.said, Done):
-            event.exchange.finish(event.place, event.said)
-        else:
-            event.exchange.answer(event.place).grow(event.said)
-
-    def on_chat_screen_ended(self, event: Ended) -> None:
+    def on_bubble_ended(self, event: Bubble.Ended) -> None:
         """Let the person choose, or ask again."""
         self.busy = False
-        list(self.query(Bubble))[-1].abandon()
         if event.error is not None and not isinstance(event.error, HARMLESS):
             self._lost(event.error)
         elif event.error is not None:
@@ -234,57 +215,61 @@ class ChatScreen(AlignScreen):
     def choosable(self) -> bool:
         """Whether there are two whole answers to choose from."""
         last = self.talk.last
-        return (
-            last is not None
-            and last.chosen is None
-            and len(last.order) == len(last.answers) == 2
-            and not any(answer.cancelled for answer in last.answers)
-        )
+        two = last is not None and last.chosen is None and len(last.order) == 2 and last.whole
+        return two and not self.pairs.busy
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what can be done now is offered."""
-        lost = not self.order and not (self.is_mounted and self.query_one("#loading").display)
+        idle = self.is_mounted and not self.busy and not self.query_one(Loading).busy
         can = {
             "choose": self.choosable,
             "retry": self.talk.last is not None and bool(self.order) and not self.busy,
             "blind": len(self.order) > 1,
             "new": not self.busy and bool(self.talk.last or self.talk.history),
-            "train": self.pairs > 0 and "new_run" in PLACES,
-            "start": lost,
+            "train": self.pairs.count > 0 and "new_run" in PLACES,
+            "weights": idle,
+            "start": idle and not self.order,
         }
         return can.get(action, True)
 
     def action_choose(self, place: int) -> None:
         """Keep a pair, in which the answer at this place is the better one."""
-        from mlx_align.preferences import keep
-
+        if self.pairs.busy:
+            return
         try:
             better, worse = self.talk.pair(place)
         except AlignError as error:
             self.app.tell(error)
             return
-        prompt = [turn.model_dump() for turn in self.talk.prompt]
-        bubble = list(self.query(Bubble))[-1]
 
-        def kept(number: int) -> None:
-            self.pairs = number
-            voice = self.talk.choose(place)
-            bubble.settle()
-            self.notify(f"The {voice} answer is better: pair {number} of {self.pairs_file.name}")
+        def kept(_: None) -> None:
+            voice, number = self.talk.choose(place), self.pairs.count
+            for bubble in self.query(Bubble):
+                bubble.settle()
+            self.notify(
+                f"The {voice} answer is better: pair {number} of {self.pairs.file.name}", markup=False
+            )
             self._say()
 
-        self.work(lambda: keep(self.pairs_file, prompt, better.text, worse.text), kept, group="keep")
+        self.pairs.busy, prompt = True, self.talk.prompt
+        self.work(lambda: self.pairs.keep(prompt, better, worse), kept, group="keep")
+
+    def on_bubble_preferred(self, event: Bubble.Preferred) -> None:
+        """Keep a pair: an answer was clicked on."""
+        self.query_one(Question).focus()
+        self.action_choose(event.place)
 
     def action_retry(self) -> None:
         """Ask the last question again with the next seed."""
-        manner, last = self.query_one(MannerRow).read(), self.talk.last
+        row, last = self.query_one(MannerRow), self.talk.last
+        manner = row.read()
         if manner is None or last is None:
             return
         if manner.temperature == 0:
             self.notify("At temperature 0 another seed changes nothing; 0.7 is lively.", severity="warning")
             return
-        self.query_one(MannerRow).reseed(manner.seed + 1)
-        self.talk.last = self._exchange(last.question)
+        row.reseed(manner.seed + 1)
+        self.talk.last = row.exchange(last.question, self.order)
         self._answer(self.talk.last, Manner(manner.max_tokens, manner.temperature, manner.seed + 1))
 
     def action_blind(self) -> None:
@@ -292,14 +277,15 @@ class ChatScreen(AlignScreen):
         self.query_one(MannerRow).toggle_blind()
 
     def on_choice_changed(self, event: Choice.Changed) -> None:
-        """Say it at the top."""
+        """Say at the top whether names are hidden, and remember it."""
+        kept = self.app.settings.chat.model_copy(update={"blind": self.query_one(MannerRow).blind})
+        self.app.remember(chat=kept)
         self._say()
 
     async def action_new(self) -> None:
         """Begin a new conversation."""
         self.talk.forget()
-        await self.query(Bubble).remove()
-        self.query_one("#empty").display = True
+        await self.query_one(Conversation).forget()
         self.query_one(Question).focus()
         self._say()
 
@@ -307,7 +293,8 @@ class ChatScreen(AlignScreen):
         """Put a run together that goes on from this adapter with the pairs."""
         adapter = self.partner.adapter
         if adapter is not None:
-            self.app.go("new_run", going_on(self.run_directory.config(), adapter, self.pairs_file))
+            config = going_on(self.run_directory.config(), adapter.folder, self.pairs.file)
+            self.app.go("new_run", config)
 
     def action_write(self) -> None:
         """Go to the question."""
@@ -315,14 +302,16 @@ class ChatScreen(AlignScreen):
 
     def action_page(self, by: int) -> None:
         """Scroll what was said."""
-        conversation = self.query_one("#conversation", VerticalScroll)
-        (conversation.scroll_page_up if by < 0 else conversation.scroll_page_down)(animate=False)
+        self.query_one(Conversation).page(by)
 
     def action_back(self) -> None:
-        """Stop an answer, else leave the line one types in, else leave."""
-        if self.busy:
+        """Stop an answer, and end an engine that does not; else leave the line one types in, else leave."""
+        if self.busy and self.partner.stopped:
+            self.partner.end()
+        elif self.busy:
             self.partner.stop()
+            self._say()
         elif isinstance(self.focused, Input):
-            self.query_one("#conversation").focus()
+            self.query_one(Conversation).focus()
         else:
             super().action_back()

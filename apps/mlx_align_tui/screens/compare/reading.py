@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_align.errors import AlignError
-from mlx_align.events import RunState
+from mlx_align.run_state import RunState
 from mlx_align.runs import RunDirectory
 from mlx_align.settings import flatten
 from mlx_align_cli.display.facts import LABELS, labels

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mlx_align_cli.display.facts import labels, measured, pace, shown_eval, total_steps
 from mlx_align_cli.display.listing import short_name, value_text
-from mlx_align_cli.display.text import UNKNOWN, duration, metric, one_line, size
+from mlx_align_cli.display.text import UNKNOWN, clean, duration, metric, one_line, size
 from mlx_align_tui.screens.compare.reading import Side
 from mlx_align_tui.widgets.badge import colour, sign
 
@@ -39,7 +39,7 @@ def legend(sides: Sequence[Side], variables: Variables, width: int) -> Text:
     for number, side in enumerate(sides):
         line = Text()
         line.append(f"━ {side.letter} ", style=f"bold {variables.get(colour_of(number), '')}")
-        line.append(f"{side.run.name if width >= 110 else short_name(side.run.name)}  ")
+        line.append(clean(f"{side.run.name if width >= 110 else short_name(side.run.name)}  "))
         if side.problem is not None:
             line.append(one_line(side.problem, 200), style=variables.get("error", ""))
         else:
@@ -59,7 +59,7 @@ def _steps(side: Side) -> str:
 
 
 def _model(side: Side) -> str:
-    return str(side.config.get("model.path", "")).rstrip("/").rsplit("/", 1)[-1]
+    return clean(str(side.config.get("model.path", "")).rstrip("/").rsplit("/", 1)[-1])
 
 
 @dataclass(frozen=True)

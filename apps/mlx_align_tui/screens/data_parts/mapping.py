@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.markup import escape
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
 from textual.message import Message
@@ -13,6 +12,7 @@ from textual.widgets import Button, Static
 from mlx_align.data.columns import OPTIONAL, WANTED, copy_path, guess, missing
 from mlx_align.methods.base import RowKind
 from mlx_align_cli.display.text import one_line
+from mlx_align_tui.plain import plain
 from mlx_align_tui.widgets.choice import Choice
 
 NONE = "(none)"
@@ -43,7 +43,7 @@ class Mapping(VerticalScroll, can_focus=False):
         self._source, self._kind, self._columns = source, kind, columns
         meant = guess(kind, columns)
         await self.remove_children()
-        await self.mount(Static(ABOUT, classes="quiet"), Static(f"{source.name}\n", id="file", markup=False))
+        await self.mount(Static(ABOUT, classes="quiet"), Static(plain(f"{source.name}\n"), id="file"))
         for name in WANTED[kind]:
             line = Horizontal(classes="column")
             await self.mount(line)
@@ -74,7 +74,7 @@ class Mapping(VerticalScroll, can_focus=False):
         mapping = self.mapping
         for line, name in zip(self.query(".column"), WANTED[self._kind], strict=True):
             value = self._columns.get(mapping.get(name, ""), "")
-            line.query_one(".sample", Static).update(f"[$quiet]{escape(one_line(value, 200))}[/]")
+            line.query_one(".sample", Static).update(f"[$quiet]{plain(one_line(value, 200))}[/]")
         lacking = missing(self._kind, mapping)
         needless = all(ours == theirs for ours, theirs in mapping.items())
         twice = len({*mapping.values()}) < len(mapping)
@@ -85,7 +85,7 @@ class Mapping(VerticalScroll, can_focus=False):
         elif needless:
             text = "[$success]the columns have our names already: nothing needs to be written[/]"
         else:
-            text = f"[$quiet]will be written:[/] {escape(copy_path(self._source).name)}"
+            text = f"[$quiet]will be written:[/] {plain(copy_path(self._source).name)}"
         self.query_one("#target", Static).update(f"\n{text}")
         self.query_one("#write", Button).disabled = bool(lacking) or twice or needless
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mlx_align_cli.display.text import one_line
+from mlx_align_cli.display.text import clean, one_line
 
 SHOWN_ROWS = 50
 """At most so many rows of one finding are listed."""
@@ -67,11 +67,11 @@ class Survey:
         found: list[tuple[str, str, int | None]] = []
         for fault in self.faults:
             where = (fault["where"] or "").rsplit("/", 1)[-1]
-            found.append(("fault", f"{where}: {one_line(fault['message'], 300)}", None))
+            found.append(("fault", one_line(f"{where}: {fault['message']}", 300), None))
         for finding in self.findings:
-            found.append(("finding", finding["message"], None))
+            found.append(("finding", clean(finding["message"]), None))
             rows = [name for name in finding["rows"] if name in self.index]
-            found += [("row", name.rsplit("/", 1)[-1], self.index[name]) for name in rows[:SHOWN_ROWS]]
+            found += [("row", clean(name.rsplit("/", 1)[-1]), self.index[name]) for name in rows[:SHOWN_ROWS]]
             if len(rows) > SHOWN_ROWS:
                 found.append(("more", f"and {len(rows) - SHOWN_ROWS:,} more", None))
         return found

@@ -12,21 +12,21 @@ NEWLINE = "↵"
 
 
 def tokens_text(
-    pieces: Sequence[tuple[str, int]], colours: Mapping[str, str], *, scored: bool, bounds: bool
+    pieces: Sequence[tuple[str, int]], colours: Mapping[str, str], *, front: str, bounds: bool
 ) -> Text:
     """The text that the model reads.
 
     Args:
         pieces: (text, number of tokens) in their order.
         colours: the theme's variables.
-        scored: whether these tokens are learnt from.
+        front: the variable of their colour: that of their side if they are learnt from, else "quiet".
         bounds: whether every other token is shaded.
     """
-    front = colours.get("success" if scored else "quiet", "")
+    colour = colours.get(front, "")
     text = Text()
     for number, (piece, _) in enumerate(pieces):
         back = colours.get("panel" if number % 2 else "surface", "") if bounds else ""
-        style = f"{front} on {back}" if back else front
+        style = f"{colour} on {back}" if back else colour
         for part in clean(piece).splitlines(keepends=True):
             text.append(part.removesuffix("\n"), style=style)
             if part.endswith("\n"):

@@ -1,84 +1,24 @@
-"""Every key that can be changed, and whether a new one would stand in another's way."""
+"""Whether a new key would stand in another's way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import import_module
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import ModuleType
 
 from textual.app import App
-from textual.binding import Binding
-from textual.dom import DOMNode
-from textual.keys import format_key
 from textual.screen import ModalScreen, Screen
+from textual.widget import Widget
 
-from mlx_align_tui.screens import PACKAGE, PLACES
+from mlx_align_tui.keymap import COMMON, OURS, Key, name_of
 
-OURS = "mlx_align_tui."
-COMMON = "app"
-"""The first part of ids that are meant on every screen."""
-
-
-@dataclass(frozen=True)
-class Key:
-    """What a key does, and which it is if nobody changes it.
-
-    Args:
-        name: the binding's id, such as "runs.stop".
-        what: what it does.
-        default: the keys, separated by commas.
-        owner: the class that has it.
-    """
-
-    name: str
-    what: str
-    default: str
-    owner: type[DOMNode]
-
-    @property
-    def group(self) -> str:
-        """The part of the id before the dot."""
-        return self.name.partition(".")[0]
-
-    def current(self, changed: Mapping[str, str]) -> str:
-        """The keys that it has now."""
-        return changed.get(self.name, self.default)
-
-
-def all_keys() -> list[Key]:
-    """The keys of all screens and of the widgets on them, once each, sorted by id."""
-    for place in PLACES.values():
-        import_module(f"{PACKAGE}.{place.screen.partition(':')[0]}")
-    for module in ("help", "jump", "quit"):
-        import_module(f"{PACKAGE}.{module}")
-    found: dict[str, Key] = {}
-    for owner in _ours(DOMNode):
-        for binding in vars(owner).get("BINDINGS", ()):
-            if isinstance(binding, Binding) and binding.id and binding.id not in found:
-                found[binding.id] = Key(binding.id, binding.description or binding.action, binding.key, owner)
-    return sorted(found.values(), key=lambda key: (key.group != COMMON, key.name))
-
-
-def _ours(parent: type[DOMNode]) -> Iterator[type[DOMNode]]:
-    for kind in parent.__subclasses__():
-        if kind.__module__.startswith(OURS):
-            yield kind
-        yield from _ours(kind)
-
-
-def shown(keys: str) -> str:
-    """Keys as a person reads them."""
-    return " ".join(dict.fromkeys(_name(key.strip()) for key in keys.split(",")))
+SCREENS = f"{OURS}screens."
 
 
 def names(keys: str) -> set[str]:
     """The keys, each by one name however it was written."""
-    return {_name(key.strip()) for key in keys.split(",") if key.strip()}
-
-
-def _name(key: str) -> str:
-    last = key.removeprefix("shift+")
-    return last.upper() if key.startswith("shift+") and len(last) == 1 else format_key(key)
+    return {name_of(key.strip()) for key in keys.split(",") if key.strip()}
 
 
 def pressed(key: str) -> str:
@@ -89,15 +29,22 @@ def pressed(key: str) -> str:
 def in_the_way(key: Key, new: str, every: Sequence[Key], changed: Mapping[str, str]) -> Key | None:
     """The key that means something else already where this one is meant, None if there is none.
 
+    What two keys share that nobody has changed is meant so: a widget may take from its screen what it needs.
+
     Args:
         key: which is to be changed.
         new: the keys that it is to get.
         every: all keys.
         changed: binding id -> keys, of those that were changed.
     """
-    wanted = names(new)
-    others = (other for other in every if other.name != key.name and _together(key, other))
-    return next((other for other in others if wanted & names(other.current(changed))), None)
+    wanted, own = names(new), names(key.default)
+    for other in every:
+        if other.name == key.name or not _together(key, other):
+            continue
+        taken = wanted & names(other.current(changed))
+        if taken - (own & names(other.default)):
+            return other
+    return None
 
 
 def _together(one: Key, other: Key) -> bool:
@@ -109,6 +56,30 @@ def _together(one: Key, other: Key) -> bool:
         return False
     if any(issubclass(owner, App) for owner in pair):
         return True
-    # A widget may stand on any screen, so it has to leave alone what all screens share.
-    widgets = [owner for owner in pair if not issubclass(owner, Screen)]
-    return len(widgets) == 1 and COMMON in (one.group, other.group)
+    if all(issubclass(owner, Screen) for owner in pair):
+        return False
+    return bool(_places(one.owner) & _places(other.owner)) or COMMON in (one.group, other.group)
+
+
+@cache
+def _places(owner: type) -> frozenset[str]:
+    """The screens that use a class, or a widget in whose module it is used; by their modules' names."""
+    found, seen, waiting = set[str](), set[type](), [owner]
+    while waiting:
+        seen.add(kind := waiting.pop())
+        for name, module in sorted(sys.modules.items()):
+            if name.startswith(OURS) and any(value is kind for value in vars(module).values()):
+                if name.startswith(SCREENS):
+                    found.add(name.removeprefix(SCREENS).partition(".")[0].removesuffix("_parts"))
+                waiting += [widget for widget in _widgets(module) if widget not in seen]
+    return frozenset(found)
+
+
+def _widgets(module: ModuleType) -> list[type]:
+    """Those that a module defines, without screens: these are gone to from anywhere."""
+    classes = [value for value in vars(module).values() if isinstance(value, type)]
+    return [
+        c
+        for c in classes
+        if c.__module__ == module.__name__ and issubclass(c, Widget) and not issubclass(c, Screen)
+    ]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.markup import escape
 from textual import events
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from mlx_align_tui.screens.doctor.keys import Key, in_the_way, pressed, shown
+from mlx_align_tui.keymap import Key, shown
+from mlx_align_tui.plain import plain
+from mlx_align_tui.screens.doctor.keys import in_the_way, pressed
 
 
 class RebindScreen(ModalScreen[str | None]):
@@ -34,7 +35,7 @@ class RebindScreen(ModalScreen[str | None]):
             frame.border_title = "Another key"
             frame.border_subtitle = "esc leaves it as it is"
             yield Static(
-                f"[b]{escape(self._key.what)}[/] [$quiet]({self._key.name})[/] is now [b]{escape(now)}[/]."
+                f"[b]{plain(self._key.what)}[/] [$quiet]({self._key.name})[/] is now [b]{plain(now)}[/]."
             )
             yield Static("Press the key that it is to have.", id="answer")
 
@@ -50,5 +51,5 @@ class RebindScreen(ModalScreen[str | None]):
         if other is None:
             self.dismiss(new)
             return
-        taken = f"{escape(shown(new))} is {escape(other.what)} already ({other.name})."
+        taken = f"{plain(shown(new))} is {plain(other.what)} already ({other.name})."
         self.query_one("#answer", Static).update(f"[$error]{taken}[/] Press another key.")

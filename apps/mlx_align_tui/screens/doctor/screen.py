@@ -18,9 +18,10 @@ from textual.widgets.option_list import Option
 
 from mlx_align_cli.display.text import UNKNOWN, clean, one_line, plural, size
 from mlx_align_cli.opening import open_here
+from mlx_align_tui.keymap import Key, all_keys, shown
 from mlx_align_tui.live.environment import Examination, Finding
 from mlx_align_tui.screens.base import AlignScreen
-from mlx_align_tui.screens.doctor.keys import Key, all_keys, shown
+from mlx_align_tui.screens.doctor.keys import in_the_way
 from mlx_align_tui.screens.doctor.places import Place, bytes_in, places
 from mlx_align_tui.screens.doctor.rebinding import RebindScreen
 from mlx_align_tui.themes import TITLES
@@ -42,10 +43,10 @@ What you see is kept."""
 HELP = """\
 # Doctor and settings
 
-**1 environment** is what `mlx-align doctor` finds on this machine, and what to do about what is missing; r
-looks again. **2 themes**: the colours change as you move, and stay so. **3 keys**: enter gives something
-another key, x gives it its own back; a key that means something else there is refused. **4 paths**: where
-things are kept and how large they are; enter opens a folder.
+**environment** is what `mlx-align doctor` finds on this machine, and what to do about what is missing;
+<<doctor.again>> looks again. **themes**: the colours change as you move, and stay so. **keys**: enter gives
+something another key, <<doctor.reset>> gives it its own back; a key that means something else there is
+refused. **paths**: where things are kept and how large they are; enter opens a folder.
 
 Colours and keys are kept in `tui.toml` beside your configuration. With NO_COLOR set there are no colours.
 """
@@ -181,11 +182,19 @@ class DoctorScreen(AlignScreen):
         self.app.set_keymap(changed)
         self.app.remember(keys=changed)
         self._show_keys()
+        self.name_keys()
 
     def action_reset(self) -> None:
-        """Give what is under the cursor its own key back."""
-        if self.current_key is not None:
-            self.rebind(self.current_key, None)
+        """Give what is under the cursor its own key back, unless something else has got that meanwhile."""
+        key = self.current_key
+        if key is None:
+            return
+        other = in_the_way(key, key.default, self.keys_found, self.app.settings.keys)
+        if other is None:
+            self.rebind(key, None)
+        else:
+            text = f"{shown(key.default)} is {other.what} now ({other.name}): give that another key first."
+            self.notify(text, severity="warning", markup=False)
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         """Ask for another key, or open a folder."""
@@ -214,7 +223,7 @@ class DoctorScreen(AlignScreen):
             table.add_row(
                 Text(place.name, style="bold"),
                 Text(UNKNOWN if count is None else size(count), justify="right"),
-                Text(_end_of(str(place.path), room)),
+                Text(_end_of(clean(str(place.path)), room)),
             )
         table.move_cursor(row=max(0, row))
 
@@ -223,18 +232,18 @@ class DoctorScreen(AlignScreen):
         if event.data_table.id == "path-table" and self.places:
             place, count = self.places[event.cursor_row]
             missing = "" if count is not None else " (not there yet)"
-            self.query_one("#path-about", Static).update(f"{place.about}{missing}\n{place.path}")
+            self.query_one("#path-about", Static).update(clean(f"{place.about}{missing}\n{place.path}"))
 
     def _open(self, place: Place) -> None:
         if not place.path.exists():
-            self.notify(f"{place.path} is not there yet")
+            self.notify(f"{place.path} is not there yet", markup=False)
         elif not open_here(place.path):
             self.app.copy_to_clipboard(str(place.path))
             self.notify("there is nothing to open it with here; its path is in the clipboard")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Each tab has its own keys."""
-        if action in ("again", "reset") and self.is_mounted:
+        if action in ("again", "reset") and self.query(TabbedContent):  # none while the screen comes or goes
             wanted = "environment" if action == "again" else "keys"
             return self.query_one(TabbedContent).active == wanted
         return True

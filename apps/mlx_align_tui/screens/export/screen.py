@@ -12,7 +12,6 @@ from textual.widgets import DataTable, Static, TabbedContent, TabPane
 
 from mlx_align.errors import AlignError
 from mlx_align.runs import RunDirectory
-from mlx_align_cli.display.listing import short_name
 from mlx_align_tui.live.exporting import Existing, Exporting, existing
 from mlx_align_tui.live.targets import KINDS, Weights, here, weigh
 from mlx_align_tui.screens.base import AlignScreen
@@ -27,8 +26,10 @@ from mlx_align_tui.screens.export.options import (
 )
 from mlx_align_tui.screens.new_run.form import Field, Form
 from mlx_align_tui.screens.quit import ConfirmScreen
+from mlx_align_tui.screens.tabs import tab_keys
 from mlx_align_tui.widgets.export_card import ExportCard
 from mlx_align_tui.widgets.exports_table import ExportsTable
+from mlx_align_tui.widgets.keyed import Keyed
 from mlx_align_tui.widgets.targets import TargetsTable
 
 TABS = ("choose", "progress", "exports")
@@ -50,7 +51,7 @@ class ExportScreen(AlignScreen):
         Binding("c", "cancel", "Cancel", id="export.cancel"),
         Binding("y", "copy", "Copy next", id="export.copy"),
         Binding("v", "verify", "Verify again", id="export.verify"),
-        *(Binding(str(n), f"tab('{name}')", show=False) for n, name in enumerate(TABS, 1)),
+        *tab_keys("export", TABS),
     ]
 
     class Heard(Message):
@@ -80,16 +81,10 @@ class ExportScreen(AlignScreen):
                     with VerticalScroll(id="about", can_focus=False):
                         yield Static(id="about-text")
             with TabPane("2 progress", id="progress"), VerticalScroll(id="cards", can_focus=True):
-                yield Static(
-                    "Nothing was exported yet: mark targets under 1, then F5.", id="no-cards", classes="quiet"
-                )
+                yield Keyed(f"Nothing was exported yet: {texts.BEGIN}", id="no-cards", classes="quiet")
             with TabPane("3 exports", id="exports"):
                 yield ExportsTable()
-                yield Static(
-                    "This run has no exports yet: mark targets under 1, then F5.",
-                    id="no-exports",
-                    classes="quiet",
-                )
+                yield Keyed(f"This run has no exports yet: {texts.BEGIN}", id="no-exports", classes="quiet")
 
     def on_mount(self) -> None:
         """Look what there is."""
@@ -114,9 +109,7 @@ class ExportScreen(AlignScreen):
         words += ["[$primary]at work[/]"] if self.busy else []
         words += [f"[$success]{counts['done']} done[/]"] if counts["done"] else []
         words += [f"[$error]{counts['failed']} failed[/]"] if counts["failed"] else []
-        name = self.run_directory.name
-        detail = name if self.size.width >= 100 else short_name(name)
-        self.say_where(detail, f"[$quiet]{' · '.join(words)}[/]")
+        self.say_where(self.fitting(self.run_directory.name), f"[$quiet]{' · '.join(words)}[/]")
         self.refresh_bindings()
 
     # Choosing
@@ -260,6 +253,7 @@ class ExportScreen(AlignScreen):
         self.query_one(ExportsTable).show(exports)
         tab = self.query_one("#tabs", TabbedContent).get_tab("exports")
         tab.label = f"3 exports ({len(exports)})" if exports else "3 exports"
+        self.name_keys()
 
     def action_cancel(self) -> None:
         """Cancel what is under way and what waits."""
@@ -270,7 +264,7 @@ class ExportScreen(AlignScreen):
         command = self._command()
         if command:
             self.app.copy_to_clipboard(command)
-            self.notify(f"copied, if your terminal allows that: {command}")
+            self.notify(f"copied, if your terminal allows that: {command}", markup=False)
 
     def _command(self) -> str:
         focused = self.focused
@@ -298,13 +292,19 @@ class ExportScreen(AlignScreen):
         """Offer what can be done there."""
         self.refresh_bindings()
 
+    @property
+    def would_lose(self) -> str:
+        """An export that is under way."""
+        text = "An export is under way. If you leave it is cancelled, and nothing is left of it."
+        return text if self.busy else ""
+
     def action_back(self) -> None:
         """From the options to the targets, else leave; what is under way is asked about."""
         if self.focused is not None and self.focused in self.query("#options *"):
             self.query_one(TargetsTable).focus()
-        elif self.busy:
-            text = "An export is under way. If you leave it is cancelled, and nothing is left of it."
+        elif self.would_lose:
             leave = super().action_back
-            self.app.push_screen(ConfirmScreen("Leave?", text, "Leave"), lambda yes: leave() if yes else None)
+            question = ConfirmScreen("Leave?", self.would_lose, "Leave")
+            self.app.push_screen(question, lambda yes: leave() if yes else None)
         else:
             super().action_back()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mlx_align_tui.live.targets import KINDS, LOADERS, needs_of
+from mlx_align_tui.plain import plain
 
 HELP = """\
 # Export
 
-An adapter goes to where it is used. Mark targets with space, look at their options with enter, and F5 exports
-them one after the other; without a mark it is the target under the cursor.
+An adapter goes to where it is used. Mark targets with <<export.mark>>, look at their options with
+<<export.options>>, and <<export.go>> exports them one after the other; without a mark it is the target under
+the cursor.
 
 Every export is loaded by the program that will use it (*tried with*) and compared with the model that was
 trained. **KL from the model that was trained** says how far the export's answers are from it, in nats: it
@@ -19,9 +21,10 @@ learnt** should be near 100%. An export that differs is not left there.
 
 What cannot be tried here, because the program is missing, is written and said to be *not verified*.
 
-c cancels, and nothing is left of what was under way; y copies the next command. Under **3 exports** lies what
-this run has already; v verifies it again.
+<<export.cancel>> cancels, and nothing is left of what was under way; <<export.copy>> copies the next command.
+Under **exports** lies what this run has already; <<export.verify>> verifies it again.
 """
+BEGIN = "mark targets under <<export.choose_tab>>, then <<export.go>>."
 
 
 def about(name: str, values: Mapping[str, str], here: frozenset[str] | None) -> str:
@@ -37,5 +40,7 @@ def about(name: str, values: Mapping[str, str], here: frozenset[str] | None) -> 
     if here is not None:
         missing = [] if here & set(loaders) else [loaders[0]]
         missing += [place] if place is not None and place not in here else []
-        lines += [f"[$warning]✘ {LOADERS[need][0]} is not here:[/] {LOADERS[need][1]}" for need in missing]
+        for need in missing:
+            name, install = LOADERS[need]
+            lines.append(f"[$warning]✘ {name} is not here:[/] {plain(install)}")
     return "\n".join(lines)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import replace
 from typing import ClassVar
 
-from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
@@ -16,19 +13,16 @@ from textual.widgets import Log, Static, TabbedContent, TabPane
 from mlx_align.errors import AlignError
 from mlx_align.runs import RunDirectory
 from mlx_align.settings import flatten
-from mlx_align_cli.display.listing import short_name
 from mlx_align_cli.display.text import clean
 from mlx_align_tui.live import engines
 from mlx_align_tui.live.watching import Look, watch
 from mlx_align_tui.screens import PLACES
-from mlx_align_tui.screens.base import AlignScreen
 from mlx_align_tui.screens.monitor import texts
 from mlx_align_tui.screens.monitor.plots import lines_of, plots_of
-from mlx_align_tui.settings import Curves
-from mlx_align_tui.widgets.curve import View
+from mlx_align_tui.screens.tabs import tab_keys
+from mlx_align_tui.screens.viewing import ViewingScreen
 from mlx_align_tui.widgets.curve_grid import CurveGrid
 
-TABS = ("curves", "samples", "log", "config", "alerts")
 WIDE, TALL = 140, 34
 """From so many cells on there is room for three plots side by side, and for the extra ones."""
 LOG_LINES = 5_000
@@ -42,13 +36,16 @@ heart. **rewards** say how much likelier an answer has become than it was: chose
 For GRPO, **reward** is what answers are worth, **length** their tokens, **KL** how far the model has moved
 from its start, **entropy** how undecided it still is: near zero it always says the same.
 
-The line below the state says what looks odd and what helps. In the curves: arrows move a cursor that tells
-values, z and Z zoom, + and - smooth, l is a logarithmic scale, t time instead of steps, space holds still,
-enter gives a plot all the room, drag opens a range, esc lets go of it all. 1 to 5 change the tab.
+The line below the state says what looks odd and what helps. In the curves: <<curves.left>> and
+<<curves.right>> move a cursor that tells values, <<curves.zoom>> and <<curves.zoom_out>> zoom,
+<<curves.smoother>> and <<curves.rougher>> smooth, <<curves.log>> is a logarithmic scale, <<curves.axis>>
+time instead of steps, <<monitor.freeze>> holds still, <<monitor.alone>> gives a plot all the room, drag
+opens a range, <<app.back>> lets go of it all. <<monitor.curves_tab>> to <<monitor.alerts_tab>> change the
+tab.
 """
 
 
-class MonitorScreen(AlignScreen):
+class MonitorScreen(ViewingScreen):
     """Watches one run.
 
     Args:
@@ -57,18 +54,9 @@ class MonitorScreen(AlignScreen):
 
     crumb = "Monitor"
     help_text = HELP
-    AUTO_FOCUS = ""
+    tabs = ("curves", "samples", "log", "config", "alerts")
+    of_curves = (*ViewingScreen.of_curves, "freeze", "alone")
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("plus,equals_sign", "smooth(1)", "Smooth", id="monitor.smoother", key_display="+"),
-        Binding("minus", "smooth(-1)", "Less", id="monitor.rougher", key_display="-", show=False),
-        Binding("l", "log_scale", "Log", id="monitor.log"),
-        Binding("t", "axis", "Time", id="monitor.axis"),
-        Binding("z", "zoom(0.5)", "Zoom", id="monitor.zoom"),
-        Binding("Z,shift+z", "zoom(2.0)", "Zoom out", id="monitor.zoom_out", show=False),
-        Binding("left", "cursor(-1)", "Cursor left", id="monitor.left", show=False),
-        Binding("right", "cursor(1)", "Cursor right", id="monitor.right", show=False),
-        Binding("shift+left", "cursor(-10)", "Ten left", id="monitor.far_left", show=False),
-        Binding("shift+right", "cursor(10)", "Ten right", id="monitor.far_right", show=False),
         Binding("enter", "alone", "One plot", id="monitor.alone", show=False),
         Binding("space", "freeze", "Hold", id="monitor.freeze"),
         Binding("s", "stop", "Stop", id="monitor.stop"),
@@ -76,10 +64,7 @@ class MonitorScreen(AlignScreen):
         Binding("r", "resume", "Resume", id="monitor.resume"),
         Binding("a", "go_with_run('chat')", "Chat", id="monitor.chat"),
         Binding("e", "go_with_run('export')", "Export", id="monitor.export"),
-        *(
-            Binding(str(n), f"tab('{name}')", name.capitalize(), id=f"monitor.{name}_tab", show=False)
-            for n, name in enumerate(TABS, 1)
-        ),
+        *tab_keys("monitor", tabs),
     ]
 
     class Looked(Message):
@@ -101,13 +86,12 @@ class MonitorScreen(AlignScreen):
         self.run_directory = run
         self.latest: Look | None = None
         self.frozen: Look | None = None
-        self._gone = threading.Event()
 
     def body(self) -> ComposeResult:
         """State, health, and the tabs."""
         yield Static(id="status")
         yield Static("reading the log ...", id="health")
-        with TabbedContent(id="tabs"):
+        with TabbedContent(initial=self.last_tab, id="tabs"):
             with TabPane("1 curves", id="curves"):
                 yield CurveGrid(id="grid")
             with TabPane("2 samples", id="samples"), VerticalScroll(can_focus=True):
@@ -120,18 +104,12 @@ class MonitorScreen(AlignScreen):
                 yield Static(id="alerts-text", classes="page")
 
     def on_mount(self) -> None:
-        """Look at curves as they were looked at last time, and begin to watch."""
-        kept = self.app.settings.curves
-        self.query_one(CurveGrid).view = View(kept.smoothing, kept.log_scale, kept.axis)
-        self.run_worker(self._watch, thread=True, group="watch", exit_on_error=False)
-
-    def on_unmount(self) -> None:
-        """End watching."""
-        self._gone.set()
+        """Begin to watch."""
+        self.begin(self._watch)
 
     def _watch(self) -> None:
         try:
-            watch(self.run_directory, lambda look: self.post_message(self.Looked(look)), self._gone.wait)
+            watch(self.run_directory, lambda look: self.post_message(self.Looked(look)), self.gone.wait)
         except OSError as error:
             where = str(self.run_directory.path)
             self.post_message(
@@ -150,10 +128,6 @@ class MonitorScreen(AlignScreen):
         """Say that the run cannot be read."""
         self.app.tell(event.error)
 
-    async def on_resize(self, event: events.Resize) -> None:
-        """Other room, other columns."""
-        await self.show()
-
     async def show(self) -> None:
         """Show the newest look, or in the curves the one that was frozen."""
         look = self.latest
@@ -162,7 +136,7 @@ class MonitorScreen(AlignScreen):
         variables = self.app.theme_variables
         self.query_one("#status", Static).update(texts.status(look, variables, max(20, self.size.width - 2)))
         self.query_one("#health", Static).update(texts.health(look, variables))
-        self._say_view()
+        self.say_view()
         match self.query_one(TabbedContent).active:
             case "curves":
                 await self._show_curves(self.frozen or look)
@@ -186,22 +160,20 @@ class MonitorScreen(AlignScreen):
     def _method(self, look: Look) -> str:
         return look.state.started.method if look.state.started else ""
 
-    def _say_view(self) -> None:
-        view = self.query_one(CurveGrid).view
-        words = ["[$accent]held[/]"] if self.frozen else []
-        words += [f"mean of {view.smoothing}"] if view.smoothing > 1 else []
-        words += ["log"] if view.log_scale else []
-        words += ["zoomed"] if view.zoom else []
-        words += ["by time"] if view.axis == "time" else []
-        name = self.run_directory.name
-        detail = name if self.size.width >= 100 else short_name(name)
-        self.say_where(detail, f"[$quiet]{' · '.join(words)}[/]")
+    @property
+    def subject(self) -> str:
+        """The run."""
+        return self.fitting(self.run_directory.name)
+
+    @property
+    def standing(self) -> list[str]:
+        """Whether the curves are held."""
+        return ["[$accent]held[/]"] if self.frozen else []
 
     async def on_tabbed_content_tab_activated(self, event: TabbedContent.TabActivated) -> None:
-        """Fill the tab that is looked at now."""
+        """Read the configuration when it is looked at."""
         if event.pane.id == "config":
             self.work(self._settings, self._show_config, group="config")
-        await self.show()
 
     def _settings(self) -> list[tuple[str, object, str]]:
         origins = self.run_directory.env().get("origins", {})
@@ -212,59 +184,20 @@ class MonitorScreen(AlignScreen):
         plan = self.latest.state.plan if self.latest else None
         self.query_one("#config-text", Static).update(texts.config(rows, plan, self.app.theme_variables))
 
-    def on_curve_grid_looked(self, event: CurveGrid.Looked) -> None:
-        """The mouse has changed the view."""
-        self._say_view()
-
-    def _look(self, view: View) -> None:
-        self.query_one(CurveGrid).look(view)
-        self._say_view()
-        kept = Curves.model_validate(
-            {"smoothing": view.smoothing, "log_scale": view.log_scale, "axis": view.axis}
-        )
-        self.app.remember(curves=kept)
-
-    @property
-    def view(self) -> View:
-        """How the curves are looked at."""
-        return self.query_one(CurveGrid).view
-
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """What cannot be done to this run now is not offered."""
         if action == "go_with_run" and parameters[0] not in PLACES:
             return False
         if not self.is_mounted:
             return True
-        if action in ("smooth", "log_scale", "axis", "zoom", "cursor", "freeze", "alone"):
-            return self.query_one(TabbedContent).active == "curves"
         condition = self.latest.condition if self.latest else ""
         if action in ("stop", "checkpoint"):
             return condition == "running"
-        if action == "go_with_run":
-            return condition != "running"
-        return condition in ("stopped", "failed", "crashed", "new") if action == "resume" else True
-
-    def action_smooth(self, by: int) -> None:
-        """Means over more updates, or over fewer."""
-        self._look(self.view.smoother(by))
-
-    def action_log_scale(self) -> None:
-        """Logarithmic scale, or linear."""
-        self._look(replace(self.view, log_scale=not self.view.log_scale))
-
-    def action_axis(self) -> None:
-        """Time, or steps."""
-        axis = "time" if self.view.axis == "step" else "step"
-        self._look(replace(self.view, axis=axis, zoom=None, cursor=None))
-
-    def action_zoom(self, factor: float) -> None:
-        """Show a range so many times as wide, around the cursor."""
-        self.query_one(CurveGrid).zoom(factor)
-        self._say_view()
-
-    def action_cursor(self, by: int) -> None:
-        """Move the cursor by columns."""
-        self.query_one(CurveGrid).step_cursor(by)
+        if action == "go_with_run" and condition == "running":
+            return parameters[0] == "chat"  # what it has saved can be talked to
+        if action == "resume":
+            return condition in ("stopped", "failed", "crashed", "new")
+        return super().check_action(action, parameters)
 
     def action_alone(self) -> None:
         """Give one plot all the room, or back."""
@@ -274,19 +207,6 @@ class MonitorScreen(AlignScreen):
         """Hold the curves still, or let them go on."""
         self.frozen = None if self.frozen else self.latest
         await self.show()
-
-    def action_back(self) -> None:
-        """Let go of cursor and zoom; where there are none, leave."""
-        if not self.query_one(CurveGrid).let_go():
-            super().action_back()
-        self._say_view()
-
-    def action_tab(self, name: str) -> None:
-        """Look at another tab."""
-        tabs = self.query_one(TabbedContent)
-        tabs.active = name
-        for widget in tabs.get_pane(name).query("VerticalScroll, Log"):
-            widget.focus()
 
     def action_stop(self) -> None:
         """Ask the engine to save and stop."""

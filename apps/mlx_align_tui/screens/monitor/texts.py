@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mlx_align.events import Alert, Completion, Plan, RunFailed, RunState, Sample, Scored
+from mlx_align.events import Alert, Completion, Plan, RunFailed, Sample, Scored
+from mlx_align.run_state import RunState
 from mlx_align_cli.display.facts import sampling_speed, total_steps
 from mlx_align_cli.display.text import clean, duration, few, number, one_line, size
 from mlx_align_tui.live.health import Finding
@@ -151,16 +152,16 @@ def _scored(best: Scored, worst: Scored, variables: Variables) -> Table:
     table = _two_columns()
     table.add_row(
         *(
-            _one_scored(name, one, variables.get(tone, ""))
+            _one_scored(name, one, variables.get(tone, ""), variables.get("quiet", ""))
             for name, one, tone in (("best", best, "success"), ("worst", worst, "error"))
         )
     )
     return table
 
 
-def _one_scored(name: str, one: Scored, tone: str) -> Text:
+def _one_scored(name: str, one: Scored, tone: str, quiet: str) -> Text:
     rewards = ", ".join(f"{key} {number(value)}" for key, value in one.rewards.items())
-    text = Text(f"{name}: {number(one.total)} ", style=tone).append(f"({rewards})\n", style="dim")
+    text = Text(f"{name}: {number(one.total)} ", style=tone).append(f"({rewards})\n", style=quiet)
     return text.append(clean(one.prompt.strip()) + "\n", style="bold").append(clean(one.completion.strip()))
 
 

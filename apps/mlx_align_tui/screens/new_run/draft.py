@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from mlx_align.errors import ConfigError
 from mlx_align.presets import PRESET_METHODS, PRESETS
 from mlx_align.settings import Resolved, flatten, gather, nest, parse_value, resolve
 from mlx_align.toml import without_none
+from mlx_align_cli.schema import all_keys, method_keys
+from mlx_align_tui.screens.new_run.rewards import REWARD, Rewards, options, text_of
 
 CHOSEN = ("model.path", "data.path", "method.name", "runs.dir", "rewards")
 """Keys that have a place of their own."""
-REWARD = "rewards."
-"""A reward's weight is a field of this name: "rewards.numeric"."""
+QUOTED = '"none"'
+"""How a value that is called none is typed; without quotes it means that a key is unset."""
 
 
 @dataclass
@@ -34,8 +37,7 @@ class Draft:
         model, data, method: as on the command line.
         preset: a preset's name, None for none.
         typed: dotted key -> text, only what differs from what holds without it.
-        weights: reward -> its weight as text.
-        tables: rewards with options of their own, which a configuration brought along.
+        rewards: what answers are scored by, for a method that samples them.
     """
 
     root: Path
@@ -44,25 +46,23 @@ class Draft:
     method: str = "orpo"
     preset: str | None = None
     typed: dict[str, str] = field(default_factory=dict)
-    weights: dict[str, str] = field(default_factory=dict)
-    tables: tuple[dict[str, Any], ...] = ()
+    rewards: Rewards = field(default_factory=Rewards)
 
     @classmethod
     def of(cls, root: Path, config: RunConfig) -> Draft:
         """A draft that leads to this configuration."""
-        rewards = [reward.model_dump() for reward in config.rewards]
-        draft = cls(
-            root,
-            config.model.path,
-            config.data.path,
-            config.method.name,
-            weights={one["name"]: f"{one['weight']:g}" for one in rewards if len(one) == 2},
-            tables=tuple(one for one in rewards if len(one) > 2),
-        )
-        usual = flatten(draft.resolved().config.model_dump(mode="json"))
+        tables = [reward.model_dump() for reward in config.rewards]
+        draft = cls(root, config.model.path, config.data.path, config.method.name)
+        draft.rewards = Rewards(others=tuple(tables))  # a function's file may be gone
+        try:
+            usual = flatten(draft.resolved().config.model_dump(mode="json"))
+        except ConfigError:  # a broken file of the person's own: the screen says so, and here all is kept
+            usual = {}
+        draft.rewards = Rewards.of(tables)
         for key, value in flatten(config.model_dump(mode="json")).items():
             if key not in CHOSEN and value != usual.get(key) and not _implied(key, config):
-                draft.typed[key] = text_of(value) or "none"
+                text = text_of(value) or "none"
+                draft.typed[key] = text if parse_value(text) == value else text_of([value])[1:-1]
         return draft
 
     @property
@@ -77,43 +77,35 @@ class Draft:
 
     def put(self, key: str, text: str) -> None:
         """Take what was typed for a key; nothing means what holds without it."""
-        place = self.weights if key.startswith(REWARD) else self.typed
-        name = key.removeprefix(REWARD) if key.startswith(REWARD) else key
-        if text.strip():
-            place[name] = text.strip()
+        text = text.strip()
+        if key.startswith(REWARD):
+            self.rewards.put(key.removeprefix(REWARD), text)
+        elif text:
+            self.typed[key] = QUOTED if text == "none" and key in _none_is_a_value(self.method) else text
         else:
-            place.pop(name, None)
+            self.typed.pop(key, None)
 
     def text(self, key: str) -> str:
         """What was typed for a key."""
         if key.startswith(REWARD):
-            return self.weights.get(key.removeprefix(REWARD), "")
-        return self.typed.get(key, "")
+            return self.rewards.text(key.removeprefix(REWARD))
+        text = self.typed.get(key, "")
+        return "none" if text == QUOTED else text
 
     def values(self) -> dict[str, Any]:
         """Dotted key -> value, of what was typed and has a meaning for the method.
 
         Raises:
-            ConfigError: a reward's weight is not a number.
+            ConfigError: a reward's weight is not a number, or its function is not there.
         """
         known = {f"method.{name}" for name in methods.get(self.method).hyperparameters.model_fields}
         values = {key: parse_value(text) for key, text in self.typed.items() if self._means(key, known)}
-        if self.samples and (self.weights or self.tables):
-            values["rewards"] = [*self._weighted(), *self.tables]
+        if self.samples and self.rewards:
+            values["rewards"] = self.rewards.tables()
         return values
 
     def _means(self, key: str, known: set[str]) -> bool:
         return key in known if key.startswith("method.") else concerns(key, self.method)
-
-    def _weighted(self) -> list[dict[str, Any]]:
-        tables = []
-        for name, text in self.weights.items():
-            try:
-                tables.append({"name": name, "weight": float(text)})
-            except ValueError:
-                message = f"the weight must be a number and is '{text}'"
-                raise ConfigError(message, where=f"{REWARD}{name}", hint="1 is usual.") from None
-        return tables
 
     def resolved(self) -> Resolved:
         """The checked configuration.
@@ -122,6 +114,25 @@ class Draft:
             ConfigError: a value is wrong; `where` names its key.
         """
         return resolve(gather(self.method, flags=self._flags(), preset=self._preset()))
+
+    def holds(self, resolved: Resolved) -> dict[str, tuple[str, str]]:
+        """Field -> what holds, as text, and where that comes from."""
+        found = {key: (text_of(value), origin) for key, value, origin in resolved.items()}
+        rewards = Rewards.of([reward.model_dump() for reward in resolved.config.rewards])
+        origin = found.get("rewards", ("", ""))[1]
+        for name, weight in rewards.weights.items():
+            found[REWARD + name] = weight, origin
+            for option in options(name):
+                key = f"{name}.{option.name}"
+                yours = rewards.options.get(key)
+                found[REWARD + key] = (option.default, "default") if yours is None else (yours, origin)
+        return found
+
+    def key_of(self, error: ConfigError) -> str:
+        """The field at which an error is; "" for none."""
+        where = error.where or ""
+        found = re.match(r"[\w.]+", where)
+        return self.rewards.key_of(where) or (found[0] if found else "")
 
     def _preset(self) -> str | None:
         return self.preset if self.preset in self.presets else None
@@ -141,16 +152,25 @@ class Draft:
         words = ["--preset", self.preset] if self.preset and self._preset() else []
         for key in values:
             words += ["--set", f"{key}={self.typed[key]}"]
-        if self.tables:
+        if rewards and (short := self.rewards.words()) is None:
             words += ["--set", f"rewards=[{', '.join(map(_inline, rewards))}]"]
         elif rewards:
-            for name, weight in self.weights.items():
-                words += ["--reward", name if float(weight) == 1 else f"{name}={weight}"]
+            words += [word for text in short or () for word in ("--reward", text)]
         return words
 
+    def _elsewhere(self) -> bool:
+        """Whether the folder for runs is another than the one that holds without a word about it."""
+        flags = {key: value for key, value in self._flags().items() if key != "runs.dir"}
+        usual = resolve(gather(self.method, flags=flags, preset=self._preset())).config.runs.dir
+        return self.root != Path(usual)
+
     def command(self) -> str:
-        """The command that starts this very run, quoted for a shell."""
-        root = [] if self.root == Path(RunConfig().runs.dir) else ["--runs-dir", str(self.root)]
+        """The command that starts this very run, quoted for a shell.
+
+        Raises:
+            ConfigError: a value is wrong.
+        """
+        root = ["--runs-dir", str(self.root)] if self._elsewhere() else []
         return shlex.join(["mlx-align", self.method, self.model, self.data, *self.options(), *root])
 
     def plan_arguments(self) -> list[str]:
@@ -158,10 +178,28 @@ class Draft:
         return ["plan", self.model, self.data, "--method", self.method, *self.options()]
 
     def toml(self) -> str:
-        """A configuration file with what was chosen, and nothing that holds without it."""
+        """A configuration file with what was chosen, and nothing that holds without it.
+
+        Raises:
+            ConfigError: a value is wrong.
+        """
         chosen = {"method.name": self.method, "model.path": self.model, "data.path": self.data}
-        preset = PRESETS[self.preset] if self.preset and self._preset() else {}
-        return tomli_w.dumps(without_none(nest({**chosen, **preset, **self.values()})))
+        if self._elsewhere():
+            chosen["runs.dir"] = str(self.root)
+        values = self.values()
+        weaker = dict(PRESETS[self.preset]) if self.preset and self._preset() else {}
+        for first, second in EXCLUSIVE:  # what is typed takes the preset's other one away
+            if values.get(first) is not None or values.get(second) is not None:
+                weaker.pop(first, None)
+                weaker.pop(second, None)
+        return tomli_w.dumps(without_none(nest({**chosen, **weaker, **values})))
+
+
+@cache
+def _none_is_a_value(method: str) -> frozenset[str]:
+    """The keys that have a value called none, which is not the lack of one."""
+    keys = [*all_keys(), *method_keys(method)]
+    return frozenset(key.name for key in keys if "none" in key.type.split(" | "))
 
 
 def _implied(key: str, config: RunConfig) -> bool:
@@ -171,13 +209,6 @@ def _implied(key: str, config: RunConfig) -> bool:
             section, _, name = key.partition(".")
             return getattr(getattr(config, section), name) is None
     return False
-
-
-def text_of(value: Any) -> str:
-    """A value as one would type it; nothing for one that is unset."""
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _inline(table: Mapping[str, Any]) -> str:

@@ -1,23 +1,26 @@
-"""What the choices of a new run mean, in plain words: the one place for it.
+"""What the steps and choices of a new run mean, in plain words; of single keys see `meanings`.
 
-A key without words here is explained by its description in the configuration's schema.
+A key without words there is explained by its description in the configuration's schema.
 """
 
 from __future__ import annotations
 
-from rich.markup import escape
-
 from mlx_align import methods
+from mlx_align_tui.plain import plain
+from mlx_align_tui.screens.new_run.fields import REQUIRED, Spec
+from mlx_align_tui.screens.new_run.meanings import KEYS, REWARDS
+from mlx_align_tui.screens.new_run.rewards import REWARD
 
 HELP = """\
 # New run
 
-Five steps, left to right; ctrl+n goes on and ctrl+b goes back, and nothing is final before Launch.
-Every field shows what holds if you leave it empty, and where that comes from. F2 shows every key there is.
+Five steps, left to right; <<new.next>> goes on and <<new.back>> goes back, and nothing is final before
+Launch. Every field shows what holds if you leave it empty, and where that comes from. <<new.advanced>> shows
+every key there is.
 
 The badge at the top says whether the run fits in this machine's memory; it is counted anew, in a process of
-its own, whenever something changes. A model that is not on this disk yet is fetched only when you plan it
-with p or launch.
+its own, whenever something changes. A model that is not on this disk is fetched only after you were
+told how large it is and said yes.
 
 Launch starts an engine of its own: you may leave at any time.
 """
@@ -32,13 +35,14 @@ STEPS: dict[str, str] = {
         "[b]pairs[/] prompt, chosen, rejected: orpo, dpo, simpo\n"
         "[b]answers[/] prompt, completion or messages: sft\n"
         "[b]questions[/] prompt and perhaps answer: grpo\n\n"
-        "A few hundred good rows beat many thousand careless ones. v shows the rows as the model reads them."
+        "A few hundred good rows beat many thousand careless ones. <<new.look>> shows the rows as the model "
+        "reads them."
     ),
     "plan": (
         "The memory that the run needs at its worst moment, counted from the model's files and your rows; "
         "predictions are within 15%.\n\n"
         "[b]tight[/] above 80% of what this machine has for it: close other programs.\n"
-        "[b]will not fit[/] the engine refuses to start: u takes the cheapest change that helps."
+        "[b]will not fit[/] the engine refuses to start: <<new.use>> takes the cheapest change that helps."
     ),
     "launch": (
         "The run trains in a process of its own: you may leave this program, and come back to it later.\n\n"
@@ -68,90 +72,22 @@ PRESETS: dict[str, str] = {
     "r1": "DeepSeek-R1's own numbers, made for training all weights.",
 }
 
-_BETA_PAIR = (
-    "How hard the preference pulls, against staying as it is.\n\n[b]too high[/] {high}\n[b]too low[/] {low}"
-)
-KEYS: dict[str, str] = {
-    "orpo.method.beta": _BETA_PAIR.format(
-        high="the chosen answers' loss rises while the margin grows: it learns to avoid rather than to say.",
-        low="it only imitates the chosen answers, like sft; the margin hardly moves.",
-    ),
-    "dpo.method.beta": (
-        "How strongly the model is held to what it was at the start.\n\n"
-        "[b]too high[/] the margin hardly moves: nothing is learnt.\n"
-        "[b]too low[/] rewards of both answers fall together and texts degrade."
-    ),
-    "simpo.method.beta": _BETA_PAIR.format(
-        high="accuracy jumps to 100% and held-out loss rises: overfitting.",
-        low="the margin stays below gamma and hardly moves.",
-    ),
-    "simpo.method.gamma": (
-        "The margin that is aimed at between better and worse answers, usually about half of beta.\n\n"
-        "[b]too high[/] it pushes on where answers are apart already, and texts degrade."
-    ),
-    "grpo.method.beta": (
-        "How strongly the model is held to what it was at the start; 0 does without, which is usual now.\n\n"
-        "[b]too high[/] the reward stays where it is."
-    ),
-    "grpo.method.group_size": (
-        "Answers that are sampled for each question and compared with each other. More give a clearer signal "
-        "and take longer.\n\n[b]too low[/] many groups have equal rewards, and teach nothing."
-    ),
-    "method.label_smoothing": "For pairs of which some are labelled the wrong way round: their share.",
-    "optim.lr": (
-        "How far each update moves the adapter: what matters most.\n\n"
-        "[b]too high[/] the loss jumps, rewards run away, answers repeat themselves.\n"
-        "[b]too low[/] curves stay flat. Try three times more or less."
-    ),
-    "train.epochs": (
-        "Passes over the data; or set steps.\n\n"
-        "[b]too many[/] training loss falls while held-out loss rises: it learns your rows by heart. One to "
-        "three is usual."
-    ),
-    "train.steps": "Updates of the adapter in all, in place of epochs. A hundred show whether it learns.",
-    "train.batch_size": (
-        "Rows that are read at once. More give steadier updates and need more memory; accumulate gives the "
-        "same steadiness without the memory.\n\n[b]too high[/] it will not fit."
-    ),
-    "train.accumulate": "Batches that make one update together: steadier, at no more memory, but slower.",
-    "train.seed": "Another number gives another order of the rows, and another start.",
-    "data.max_length": (
-        "The longest row, prompt and answer, in tokens; memory grows with it. The lengths of your rows are "
-        "under v on the data step.\n\n[b]too low[/] rows are left out."
-    ),
-    "adapter.rank": (
-        "How much the adapter can hold. 8 to 32 are usual: more for new knowledge, less for a new manner.\n\n"
-        "[b]too high[/] more memory, and it learns rows by heart sooner."
-    ),
-    "adapter.layers": "Adapt only the last layers: quicker and smaller, and it can learn less.",
-    "adapter.modules": "Which of a layer's matrices are adapted; all is best for most data.",
-    "adapter.dropout": "Hides a share of the adapter's input at random, against learning rows by heart.",
-    "sampling.max_tokens": (
-        "The longest answer that is sampled. Most of the time goes here.\n\n"
-        "[b]too low[/] answers are cut before they come to the point, and get no reward."
-    ),
-    "sampling.temperature": "How freely answers are sampled: 1 is as the model means it, lower is tamer.",
-    "eval.every": "Held-out rows are measured every so many steps: more often shows more and takes time.",
-    "eval.patience": "Stops by itself when so many evaluations in a row were no better than the best.",
-    "backend.checkpointing": "Computes a part twice to save memory; layers saves most, and is slower.",
-    "rewards": (
-        "What an answer is worth: a weight for each that counts, empty for those that do not. Their sum is "
-        "what is learnt. Start with one."
-    ),
-}
 
-
-def explain(key: str, method: str, description: str) -> str:
-    """What a key means, as Textual markup.
+def explain(spec: Spec, method: str) -> str:
+    """What a field means, as Textual markup.
 
     Args:
-        key: dotted; "rewards.NAME" for a reward's weight, "method.name" and "preset" for those choices.
+        spec: the field.
         method: the method that is chosen; some keys mean something else for each.
-        description: the schema's, for keys without words here.
     """
-    if key.startswith("rewards."):
-        return f"{description}\n\n{KEYS['rewards']}"
-    return KEYS.get(f"{method}.{key}") or KEYS.get(key) or _sentence(description)
+    if spec.reward:
+        must = "\n\n[b]*[/] must be set." if spec.empty == REQUIRED else ""
+        words = " Put commas between them." if spec.type == "list" else ""
+        return f"{_sentence(spec.description)}{words}{must}"
+    if spec.key.startswith(REWARD):
+        name = spec.key.removeprefix(REWARD)
+        return f"{REWARDS.get(name) or _sentence(spec.description)}\n\n{KEYS['rewards']}"
+    return KEYS.get(f"{method}.{spec.key}") or KEYS.get(spec.key) or _sentence(spec.description)
 
 
 def explain_method(name: str) -> str:
@@ -161,4 +97,4 @@ def explain_method(name: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{escape(text[1:])}."
+    return f"{plain(text[:1].upper() + text[1:])}."

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import ClassVar
 
-from rich.markup import escape
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
@@ -13,6 +12,7 @@ from textual.events import DescendantFocus
 from textual.message import Message
 from textual.widgets import Input, Static
 
+from mlx_align_tui.plain import plain
 from mlx_align_tui.screens.new_run.fields import Spec
 from mlx_align_tui.widgets.choice import Choice
 
@@ -44,17 +44,18 @@ class Field(Horizontal):
             options = list(self.spec.choices)
             yield Choice(options, self._typed or self._value)
         else:
-            yield Input(self._typed, placeholder=self._value, compact=True, select_on_focus=False)
+            shown = self._value or self.spec.empty
+            yield Input(self._typed, placeholder=shown, compact=True, select_on_focus=False)
         yield Static("", classes="origin")
 
     def show(self, value: str, origin: str) -> None:
         """Show what holds now, and where it comes from."""
         for field in self.query(Input):
-            field.placeholder = value or "unset"
+            field.placeholder = value or self.spec.empty
         for choice in self.query(Choice):
             if choice.value != value and not choice.has_focus:
                 choice.offer(choice.options, value)
-        self.query_one(".origin", Static).update(f"[$quiet]{escape(origin)}[/]")
+        self.query_one(".origin", Static).update(f"[$quiet]{plain(origin)}[/]")
         self.remove_class("-wrong")
 
     def offer(self, options: Sequence[str], value: str) -> None:
@@ -63,7 +64,7 @@ class Field(Horizontal):
 
     def refuse(self, message: str) -> None:
         """Show what is wrong with it."""
-        self.query_one(".origin", Static).update(f"[$error]✘ {escape(message)}[/]")
+        self.query_one(".origin", Static).update(f"[$error]✘ {plain(message)}[/]")
         self.add_class("-wrong")
 
     def clear(self) -> None:
@@ -93,8 +94,8 @@ class Form(VerticalScroll, can_focus=False):
     """Fields, one below the other; up and down go from one to the next."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "app.focus_previous", show=False),
-        Binding("down,enter", "app.focus_next", show=False),
+        Binding("up", "app.focus_previous", "Field before", id="form.before", show=False),
+        Binding("down,enter", "app.focus_next", "Next field", id="form.next", show=False),
     ]
 
     class Reached(Message):
@@ -118,7 +119,7 @@ class Form(VerticalScroll, can_focus=False):
             if spec.section != section:
                 section = spec.section
                 widgets.append(Static(section, classes="section", markup=False))
-            widgets.append(Field(spec, values.get(spec.key, ""), typed.get(spec.key, "")))
+            widgets.append(Field(spec, values.get(spec.key, spec.default), typed.get(spec.key, "")))
         with self.app.batch_update():
             await self.remove_children()
             await self.mount_all(widgets)
@@ -126,6 +127,11 @@ class Form(VerticalScroll, can_focus=False):
     def field(self, key: str) -> Field | None:
         """The field of a key, None if there is none."""
         return next((field for field in self.query(Field) if field.spec.key == key), None)
+
+    def reveal(self, rewards: Container[str]) -> None:
+        """Show the options of these rewards, and of no others."""
+        for field in self.query(Field):
+            field.display = not field.spec.reward or field.spec.reward in rewards
 
     def show(self, holds: Mapping[str, tuple[str, str]], typed: Callable[[str], str]) -> None:
         """Show what holds now.
@@ -136,7 +142,7 @@ class Form(VerticalScroll, can_focus=False):
         """
         for field in self.query(Field):
             yours = typed(field.spec.key)
-            value, origin = holds.get(field.spec.key, (yours, ""))
+            value, origin = holds.get(field.spec.key, (yours or field.spec.default, ""))
             field.show(value, "yours" if yours else "" if origin == "flag" else origin)
 
     def refuse(self, key: str, message: str) -> bool:

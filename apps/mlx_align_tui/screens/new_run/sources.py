@@ -21,6 +21,7 @@ from mlx_align.data.columns import columns, kinds
 from mlx_align.data.sources import data_files
 from mlx_align.errors import DataError
 from mlx_align.methods.base import RowKind
+from mlx_align_cli.display.text import clean
 
 DATA_SUFFIX = ".jsonl"
 LISTED = 40
@@ -122,8 +123,10 @@ class SourceStep(Vertical):
         options.clear_options()
         width = max(len(source.name) for source in sources)
         for source in sources:
-            text = Text(source.name.ljust(min(width, 36)), style="bold", no_wrap=True, overflow="ellipsis")
-            options.add_option(Option(text.append(f"  {source.about}", style="not bold")))
+            text = Text(
+                clean(source.name).ljust(min(width, 36)), style="bold", no_wrap=True, overflow="ellipsis"
+            )
+            options.add_option(Option(text.append(f"  {clean(source.about)}", style="not bold")))
         self._sources = list(sources)
         names = [source.name for source in sources]
         options.highlighted = names.index(self._chosen) if self._chosen in names else 0
