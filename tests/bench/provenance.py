@@ -13,7 +13,7 @@ from typing import Any
 from tests.conftest import ROOT
 
 RESULTS = Path(__file__).parent / "results"
-LIBRARIES = ("mlx", "mlx-lm", "torch", "transformers", "peft", "trl", "numpy")
+LIBRARIES = ("mlx", "mlx-lm", "torch", "transformers", "peft", "trl", "numpy", "textual", "textual-plot")
 
 
 def provenance() -> dict[str, Any]:

@@ -134,11 +134,26 @@ def grpo() -> str:
     )
 
 
+def tui() -> str:
+    """How quickly the terminal UI is with a long run."""
+    result = read("tui-speed.json")
+    attach, redraws = result["attach"], result["redraws"]
+    wall, cpu = (1000 * max(drawn[kind] for drawn in redraws) for kind in ("wall", "cpu"))
+    return (
+        f"Measured with `make bench-tui` on {result['machine']}, textual {result['versions']['textual']}: "
+        f"a run of {result['events']:,} events is on the screen after {attach['wall']:.1f} s, "
+        f"{attach['cpu']:.1f} s of CPU time, and all its plots are drawn anew in at most {wall:.0f} ms, "
+        f"{cpu:.0f} ms of CPU time."
+    )
+
+
 SECTIONS: dict[str, Callable[[], str]] = {"manner": manner, "verified": verified, "memory": memory}
 if (RESULTS / "grpo.json").exists():
     SECTIONS["grpo"] = grpo
 if (RESULTS / "peers.json").exists():
     SECTIONS["peers"] = peers
+if (RESULTS / "tui-speed.json").exists():
+    SECTIONS["tui"] = tui
 
 
 def render(text: str) -> str:
