@@ -137,12 +137,23 @@ def is_missing(name: str, revision: str | None = None) -> bool:
     from huggingface_hub import errors as hub_errors
 
     try:
-        huggingface_hub.snapshot_download(
+        folder = huggingface_hub.snapshot_download(
             name, revision=revision, allow_patterns=WANTED, local_files_only=True
         )
     except (hub_errors.LocalEntryNotFoundError, hub_errors.HFValidationError):
         return True
-    return False
+    return not _is_whole(Path(folder))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether there are a configuration and all weights: a program that asked for less leaves a part."""
+    index = folder / "model.safetensors.index.json"
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values()) if index.is_file() else set()
+    except (ValueError, KeyError, AttributeError):
+        return False
+    weights = all((folder / name).is_file() for name in names) if names else any(folder.glob("*.safetensors"))
+    return weights and (folder / "config.json").is_file()
 
 
 def parcel(name: str, revision: str | None = None) -> Parcel:

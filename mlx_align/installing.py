@@ -20,10 +20,17 @@ def command(*extras: str) -> str:
     """
     added = f"[{','.join(extras)}]" if extras else ""
     if (CHECKOUT / "pyproject.toml").is_file():
-        folder = "." if Path.cwd() == CHECKOUT else str(CHECKOUT)
+        folder = "." if _is_here(CHECKOUT) else str(CHECKOUT)
         return f"pip install -e {shlex.quote(folder + added)}"
     origin = _origin()
     return f"pip install {shlex.quote(f'{NAME}{added} @ {origin}' if origin else NAME + added)}"
+
+
+def _is_here(folder: Path) -> bool:
+    try:
+        return Path.cwd() == folder
+    except OSError:  # the folder that one is in has been deleted
+        return False
 
 
 def _origin() -> str | None:

@@ -123,7 +123,8 @@ class AlignApp(App[None]):
     async def action_press(self, key: str) -> None:
         """Do at once what another key does here. (A simulated key would come after those pressed since.)"""
         active = self.screen.active_bindings.get(key)
-        if active is not None and active.enabled:
+        loops = active is not None and active.binding.action.startswith(("app.press", "far"))
+        if active is not None and active.enabled and not loops:
             await self.run_action(active.binding.action, default_namespace=active.node)
 
     def tell(self, error: AlignError) -> None:

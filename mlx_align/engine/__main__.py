@@ -44,10 +44,10 @@ def attempt(run: RunDirectory) -> int:
     writer = EventWriter(run.events, attempt=number, seq=seq)
     report = Reporter(writer)
     try:
-        spare_torch(run.config().backend.name)
         world = _join(report)
         _stop_on_signals(run)
-        copy_run(run, world)
+        copy_run(run, world)  # only now has every rank a configuration
+        spare_torch(run.config().backend.name)
         Session(run, report, world).work()
         code = 0
     except InterruptedRunError as error:

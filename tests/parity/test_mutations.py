@@ -155,8 +155,10 @@ def test_the_mistake_is_noticed(name: str, project: Project) -> None:
     source = target.read_text(encoding="utf-8")
     assert source.count(mutation.right) == 1, f"{mutation.file} no longer has the line to change"
     target.write_text(source.replace(mutation.right, mutation.wrong), encoding="utf-8")
-    code, said = project.run(mutation.tests)
-    target.write_text(source, encoding="utf-8")
+    try:
+        code, said = project.run(mutation.tests)
+    finally:
+        target.write_text(source, encoding="utf-8")
     assert code == 1, said
     assert "FAILED" in said
 

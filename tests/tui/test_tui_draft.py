@@ -48,7 +48,7 @@ DRAFTS: list[dict[str, Any]] = [
                 "keywords.include": "bitte, größten Dank 🙂",
                 "keywords.exclude": '["a,b", "c d"]',
                 "keywords.case": "true",
-                "json.schema": '{"type": "object", "required": ["a"]}',
+                "json.schema": '{"type": "object", "properties": {"a.b": {"$ref": "#"}}}',
             },
             ({"name": "length", "weight": 1.0, "label": "short", "target": 5, "width": 5},),
         ),

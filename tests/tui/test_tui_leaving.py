@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,13 @@ from mlx_align.errors import UsageError
 from mlx_align.runs import Control, RunDirectory
 from mlx_align_tui.app import AlignApp
 from mlx_align_tui.live.engines import Engines
+from mlx_align_tui.screens import PLACES
 from mlx_align_tui.screens.home import HomeScreen
 from mlx_align_tui.screens.quit import ConfirmScreen, QuitScreen
 from mlx_align_tui.settings import TuiSettings
+from tests.tui.conftest import Engines as ChatEngines
 from tests.tui.conftest import play, until
-from tests.tui.fake_engine import launcher, new_run
+from tests.tui.fake_engine import launcher, new_run, written
 from tests.tui.snapshots import words
 
 WORKING = """
@@ -126,3 +129,43 @@ def test_a_full_disk_when_all_are_to_stop(
             assert app.engines.running() == [full]
 
     play(story())
+
+
+@pytest.mark.parametrize("way", ["escape", "ctrl+q"])
+@pytest.mark.parametrize("place", [name for name in PLACES if name != "home"])
+def test_every_screen_can_be_left(
+    root: Path, settings: TuiSettings, engines: ChatEngines, place: str, way: str
+) -> None:
+    engines("ok")
+    run = written(root, steps=20)
+    arguments: dict[str, list[Any]] = {"nothing": [], "run": [run], "runs": [[run]]}
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+            app.go(place, *arguments[PLACES[place].needs])
+            await until(pilot, lambda: app.screen.is_mounted and not isinstance(app.screen, HomeScreen))
+            for _ in range(5):
+                if not app._exit and not isinstance(app.screen, HomeScreen):
+                    await pilot.press(way)
+                    await pilot.pause()
+            assert bool(app._exit) is (way == "ctrl+q")
+
+    play(story())
+
+
+def test_a_run_is_started_once(root: Path) -> None:
+    run, started, go_on = new_run(root), threading.Event(), threading.Event()
+
+    def slowly(run: RunDirectory) -> None:
+        started.set()
+        go_on.wait()
+
+    engines = Engines(slowly)  # type: ignore[arg-type]
+    thread = threading.Thread(target=engines.start, args=[run])
+    thread.start()
+    started.wait()
+    with pytest.raises(UsageError, match="being started already"):
+        engines.start(run)
+    go_on.set()
+    thread.join()

@@ -84,6 +84,8 @@ class Engines:
         with self._lock:
             if self._closed:
                 raise UsageError("the program was left before the run was started", where=run.name)
+            if run.name in self._starting:
+                raise UsageError(f"the run '{run.name}' is being started already")
             self._starting[run.name] = run
         try:
             engine = self._launcher(run)

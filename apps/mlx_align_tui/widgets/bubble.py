@@ -77,7 +77,11 @@ class Bubble(Container):
         def tell(place: int, said: str | Done) -> None:
             self.post_message(self.Heard(place, said))
 
-        self.post_message(self.Ended(self._ask(tell)))
+        error: AlignError | None = AlignError("the answer was lost; its engine may have failed")
+        try:
+            error = self._ask(tell)
+        finally:  # whatever happens, nobody waits for ever
+            self.post_message(self.Ended(error))
 
     @property
     def _labels(self) -> list[str]:

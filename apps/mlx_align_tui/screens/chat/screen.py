@@ -220,7 +220,8 @@ class ChatScreen(AlignScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what can be done now is offered."""
-        idle = self.is_mounted and not self.busy and not self.query_one(Loading).busy
+        loading = self.query(Loading)  # none while the screen is being closed
+        idle = not self.busy and bool(loading) and not loading.first().busy
         can = {
             "choose": self.choosable,
             "retry": self.talk.last is not None and bool(self.order) and not self.busy,
@@ -293,8 +294,12 @@ class ChatScreen(AlignScreen):
         """Put a run together that goes on from this adapter with the pairs."""
         adapter = self.partner.adapter
         if adapter is not None:
-            config = going_on(self.run_directory.config(), adapter.folder, self.pairs.file)
-            self.app.go("new_run", config)
+            folder, pairs, run = adapter.folder, self.pairs.file, self.run_directory
+            self.work(
+                lambda: going_on(run.config(), folder, pairs),
+                lambda config: self.app.go("new_run", config),
+                group="train",
+            )
 
     def action_write(self) -> None:
         """Go to the question."""

@@ -22,11 +22,12 @@ from mlx_align_tui.screens.viewing import ViewingScreen
 from mlx_align_tui.widgets.choice import Choice
 from mlx_align_tui.widgets.curve import Line
 from mlx_align_tui.widgets.curve_grid import CurveGrid
+from mlx_align_tui.widgets.keyed import Keyed
 
 EMPTY = """\
 [b $accent]Nothing is marked.[/]
 
-Go back with esc, mark two runs or more with space, and press c."""
+Go back with <<app.back>>, mark two runs or more with <<runs.mark>>, and press <<runs.compare>>."""
 HELP = """\
 # Compare
 
@@ -76,7 +77,7 @@ class CompareScreen(ViewingScreen):
     def body(self) -> ComposeResult:
         """The legend, and below it the tabs."""
         if not self.runs:
-            yield Static(EMPTY, id="empty")
+            yield Keyed(EMPTY, id="empty")
             return
         with VerticalScroll(id="legend-room", can_focus=False):
             yield Static("reading the logs ...", id="legend")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -213,7 +214,9 @@ def _implied(key: str, config: RunConfig) -> bool:
 
 def _inline(table: Mapping[str, Any]) -> str:
     """A table in one line of TOML."""
-    pairs = (f"{key} = {_inline_value(value)}" for key, value in table.items() if value is not None)
+    pairs = (
+        f"{json.dumps(key)} = {_inline_value(value)}" for key, value in table.items() if value is not None
+    )
     return "{ " + ", ".join(pairs) + " }"
 
 

@@ -78,7 +78,7 @@ class FetchScreen(ModalScreen[bool]):
         super().__init__()
         self._model, self._revision = name, revision
         self._fetching: Fetching | None = None
-        self._begun = self._stopping = False
+        self._begun = self._stopping = self._there = False
         self._speed = Speed()
 
     def compose(self) -> ComposeResult:
@@ -103,6 +103,7 @@ class FetchScreen(ModalScreen[bool]):
 
     def _look(self) -> None:
         self._begun = self._stopping = False
+        self._speed = Speed()
         self._say(f"[b]{plain(self._model)}[/] is not on this disk. Asking the hub how large it is ...")
         self.query_one("#fetch-progress").display = False
         self.query_one("#leave", Button).label = "Not now"
@@ -130,9 +131,15 @@ class FetchScreen(ModalScreen[bool]):
                 self._show(message["done"], message["total"])
             case "done":
                 self.notify(f"{self._model} is on this disk now.", markup=False)
-                self.dismiss(True)
+                self._there = True
+                self.on_screen_resume()
             case "stopped":
                 self._again(f"[$warning]stopped[/]  {KEPT}")
+
+    def on_screen_resume(self) -> None:
+        """Close once the model is there; not while another question lies over this one."""
+        if self._there and self.is_current:
+            self.dismiss(True)
 
     def _offer(self, parcel: Parcel) -> None:
         """Say how large it is; what is whole already needs no answer."""

@@ -12,6 +12,7 @@ from mlx_align.errors import AlignError, ConfigError
 from mlx_align.hub import is_missing
 from mlx_align_tui.keymap import keyed
 from mlx_align_tui.live.programs import Fit, Planning
+from mlx_align_tui.screens.base import of_the_system
 from mlx_align_tui.screens.new_run import texts
 from mlx_align_tui.screens.new_run.draft import Draft
 
@@ -86,6 +87,8 @@ class PlanStep(VerticalScroll):
                     answer = self._planning.ask(arguments)
             except AlignError as error:
                 answer = error
+            except OSError as error:
+                answer = of_the_system(error)
             if answer is not None:
                 self.app.call_from_thread(self._answered, arguments, answer)
 
