@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -23,6 +24,8 @@ from mlx_align.serving import Address, free_address
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 POLICY = "style-src 'self' 'unsafe-inline'; font-src 'self' data:; frame-ancestors 'none'"
 """No fonts from elsewhere, which textual-serve's page would fetch, and no page around this one."""
+FONTS = re.compile(r"<link[^>]*fonts\.[^>]*>")
+"""What textual-serve's page would have the browser fetch from elsewhere; the policy would refuse it, too."""
 WARNING = "Whoever can reach this port can start processes and read your runs. Ctrl-C ends it."
 
 
@@ -110,6 +113,8 @@ class BrowserServer(Server):
         if not self.admits(request.headers.get("Host", ""), request.headers.get("Origin")):
             raise web.HTTPForbidden(text="This address may only be used from its own page.")
         response = await handler(request)
+        if isinstance(response, web.Response) and response.content_type == "text/html":
+            response.text = FONTS.sub("", response.text or "")
         if not response.prepared:
             response.headers["Content-Security-Policy"] = POLICY
         return response

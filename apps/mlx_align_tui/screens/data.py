@@ -161,7 +161,7 @@ class DataScreen(AlignScreen):
             file = data_files(self.path)[0]
             await self.query_one(Mapping).offer(file, self.kind, columns(file))
         except AlignError:
-            return
+            self.query_one(Mapping).fail()
 
     def _told(self, preview: Preview, message: dict[str, Any]) -> None:
         if preview is not self._preview or not self.is_mounted:

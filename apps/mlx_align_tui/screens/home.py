@@ -13,6 +13,7 @@ from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.widgets import DataTable, Input, Static
 
+from mlx_align.errors import UsageError
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display.text import ago, metric, plural
 from mlx_align_tui.keymap import keyed
@@ -36,7 +37,8 @@ Every run that is in this folder, newest first. A run is a folder with its confi
 checkpoints and, once it has finished, its adapter. Engines work on runs in processes of their own: you may
 leave at any time.
 
-**held out** is what the newest evaluation says: *margin* is how much better the chosen answer is liked than
+**held out** is what the newest evaluation says, and of a run that has finished the one of the step that it
+keeps: *margin* is how much better the chosen answer is liked than
 the rejected one, *reward* what completions are worth, *exact* the share of right answers. **course** is that
 metric while training.
 
@@ -106,6 +108,7 @@ class HomeScreen(AlignScreen):
         self._now = threading.Event()
         self._seen = threading.Event()
         self._loaded = False
+        self._counts = ""
 
     def body(self) -> ComposeResult:
         """The filter, the table, the facts of the run under the cursor, and what is shown without runs."""
@@ -177,8 +180,16 @@ class HomeScreen(AlignScreen):
         words += [f"[$primary]{running} running[/]"] if running else []
         words += [f"[$accent]{len(self.app.marked)} marked[/]"] if self.app.marked else []
         words += [f"{len(shown)} shown"] if len(shown) != len(self.entries) else []
-        self.say_where(state=f"[$quiet]{' · '.join(words)}[/]")
+        self._counts = " · ".join(words)
+        self._say()
         self.refresh_bindings()
+
+    def _say(self) -> None:
+        """Say at the top how many there are, and which is under the cursor: the table has no names."""
+        entry, name = self.query_one(RunsTable).current, ""
+        if entry is not None:
+            name = f"  {plain(self.fitting(entry.name))}, {plain(ago(time.time() - entry.changed))}"
+        self.say_where(state=f"[$quiet]{self._counts}[/]{name}")
 
     def _arrange(self) -> None:
         empty, table, message = (
@@ -219,6 +230,7 @@ class HomeScreen(AlignScreen):
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         """The facts are those of the run under the cursor."""
         self._show_facts()
+        self._say()
         self.refresh_bindings()
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
@@ -247,6 +259,8 @@ class HomeScreen(AlignScreen):
         field = self.query_one("#filter", Input)
         field.value = ""
         field.display = False
+        if self.query_one(EmptyRuns).display:
+            return
         self.query_one(RunsTable).focus()
         self._show()
 
@@ -320,6 +334,9 @@ class HomeScreen(AlignScreen):
         if self.current is None:
             return
         run = self.current.run
+        if self.current.condition == "running":
+            self.app.tell(UsageError(f"{run.name} is running", hint=keyed(self, "<<runs.stop>> stops it.")))
+            return
         text = f"{run.name}\n\nIts configuration, log, checkpoints and adapter are removed for good."
         self.app.push_screen(
             ConfirmScreen("Delete this run?", text, "Delete"), lambda yes: self._delete(run) if yes else None

@@ -11,6 +11,7 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.widgets import TabbedContent
 
+from mlx_align_cli.display.text import duration
 from mlx_align_tui.screens.tabs import TabbedScreen
 from mlx_align_tui.settings import Curves
 from mlx_align_tui.widgets.curve import View
@@ -129,6 +130,7 @@ class ViewingScreen(TabbedScreen):
     def action_cursor(self, by: int) -> None:
         """Move the cursor by columns."""
         self.query_one(CurveGrid).step_cursor(by)
+        self.say_view()
 
     def action_back(self) -> None:
         """Let go of cursor and zoom; where there are none, leave."""
@@ -143,4 +145,7 @@ def words_of(view: View) -> list[str]:
     words = [f"mean of {view.smoothing}"] if view.smoothing > 1 else []
     words += ["log"] if view.log_scale else []
     words += ["zoomed"] if view.zoom else []
-    return [*words, "by time"] if view.axis == "time" else words
+    words += ["by time"] if view.axis == "time" else []
+    if view.cursor is not None:
+        words.append(f"at {duration(view.cursor) if view.axis == 'time' else f'step {view.cursor:.0f}'}")
+    return words

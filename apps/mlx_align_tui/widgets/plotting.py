@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -169,12 +170,19 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     """Ticks in as few characters as tell them apart: 0.25, 1200, 12k, 3e-5."""
     largest = max((abs(tick) for tick in ticks), default=0.0)
     if 0 < largest < 0.001:
-        return [f"{tick:.1e}".replace("e-0", "e-").replace(".0e", "e") if tick else "0" for tick in ticks]
+        return [_short(tick) for tick in ticks]
+    if largest >= 1e6:
+        return [_short(tick) for tick in ticks]
     if largest >= 10_000:
         return [f"{tick / 1000:g}k" if tick else "0" for tick in ticks]
     distance = ticks[1] - ticks[0] if len(ticks) > 1 else 0.0
     decimals = max(0, -math.floor(math.log10(distance) + 1e-9)) if distance > 0 else 2
     return [f"{tick:.{decimals}f}" for tick in ticks]
+
+
+def _short(tick: float) -> str:
+    """A number with a power of ten, as -1.5e9 or 2e-4."""
+    return re.sub(r"(\.0)?e\+?(-?)0?", r"e\2", f"{tick:.1e}") if tick else "0"
 
 
 def time_labels(ticks: Sequence[float]) -> list[str]:

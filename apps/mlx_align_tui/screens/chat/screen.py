@@ -156,6 +156,7 @@ class ChatScreen(AlignScreen):
     def _take(self, name: str | None) -> None:
         if name is not None and not self.busy:
             self.wanted = name
+            self.query_one(Question).focus()
             self.action_start()
 
     # Asking

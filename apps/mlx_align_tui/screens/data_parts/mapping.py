@@ -57,7 +57,12 @@ class Mapping(VerticalScroll, can_focus=False):
 
     def compose(self) -> ComposeResult:
         """Empty until the file has been looked at."""
-        yield Static("looking at the columns ...", classes="quiet")
+        yield Static("looking at the columns ...", classes="quiet", id="looking")
+
+    def fail(self) -> None:
+        """Say that there is nothing to choose from."""
+        for said in self.query("#looking").results(Static):
+            said.update("The columns cannot be read before the file is mended: 2 says what is wrong.")
 
     @property
     def mapping(self) -> dict[str, str]:

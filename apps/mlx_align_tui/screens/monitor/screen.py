@@ -97,6 +97,7 @@ class MonitorScreen(ViewingScreen):
             with TabPane("2 samples", id="samples"), VerticalScroll(can_focus=True):
                 yield Static(id="samples-text", classes="page")
             with TabPane("3 log", id="log"):
+                yield Static("The engine has written nothing: that is usual.", id="log-empty", classes="page")
                 yield Log(id="log-text", max_lines=LOG_LINES)
             with TabPane("4 config", id="config"), VerticalScroll(can_focus=True):
                 yield Static(id="config-text", classes="page")
@@ -121,6 +122,7 @@ class MonitorScreen(ViewingScreen):
         self.latest = event.look
         if event.look.log:
             self.query_one(Log).write(clean(event.look.log))
+            self.query_one("#log-empty").display = False
         await self.show()
         self.refresh_bindings()
 

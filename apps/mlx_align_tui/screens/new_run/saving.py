@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import ClassVar
 
@@ -97,4 +98,4 @@ def _write(path: Path, draft: Draft) -> None:
 
 
 def _saved(screen: AlignScreen, path: Path, draft: Draft) -> None:
-    screen.notify(f"mlx-align {draft.method} -c {path}", title="saved", markup=False)
+    screen.notify(shlex.join(["mlx-align", draft.method, "-c", str(path)]), title="saved", markup=False)

@@ -106,6 +106,11 @@ class NewRunScreen(AlignScreen):
         await self._method.begin()
         self._explain(explanations.STEPS["model"])
 
+    def on_screen_resume(self) -> None:
+        """Files may have changed while another screen was looked at."""
+        if self.query("#keys *"):
+            self.changed()
+
     # What is chosen
 
     @property

@@ -97,7 +97,10 @@ class SourceStep(Vertical):
         placeholder: what can be typed.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("b", "screen.browse", "Browse", id="new.browse")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "type", "Type", id="new.type", key_display="/"),
+        Binding("b", "screen.browse", "Browse", id="new.browse"),
+    ]
 
     class Chosen(Message):
         """A source was chosen; `final` if the next step is to follow."""
@@ -116,6 +119,10 @@ class SourceStep(Vertical):
         field.border_title = self.kind
         yield field
         yield OptionList()
+
+    def action_type(self) -> None:
+        """Go to the field."""
+        self.query_one(Input).focus()
 
     def offer(self, sources: Sequence[Source]) -> None:
         """Fill the list."""
