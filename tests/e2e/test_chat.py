@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from mlx_align.runs import RunDirectory
 from tests import support
 
 CPU = BackendConfig(device="cpu")
+CTRL_C, UNHEARD = "\x03", 5.0
+"""The key, and the seconds after which it has not been heard."""
 PROGRAM = [sys.executable, "-m", "mlx_align_cli.main"]
 PROMPTS = ["What is 2 + 3?", "What is the capital of France?", "Write the word garden in capital letters."]
 
@@ -60,6 +63,19 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.descriptor, text.encode())
 
+    def interrupt(self, *words: str) -> None:
+        """Press Ctrl-C until the first of these words is there, and wait for the others.
+
+        One that comes between Python's prompt and its listening is heard only with the next key.
+        """
+        self.type(CTRL_C)
+        while words[0].encode() not in self.seen:
+            if select.select([self.descriptor], [], [], UNHEARD)[0]:
+                self.seen += os.read(self.descriptor, 1 << 16)
+            else:
+                self.type(CTRL_C)
+        self.until(*words)
+
     def end(self) -> int:
         """Its exit code, when it has ended."""
         try:
@@ -84,10 +100,8 @@ def test_a_person_compares_two_answers_at_a_terminal(run: RunDirectory) -> None:
     terminal.until("base", "tuned", "tokens in", "> ")
     terminal.type("/left\n")
     terminal.until("left, the base answer, is better", "> ")
-    terminal.type("\x03")
-    terminal.until("Ctrl-C again leaves", "> ")
-    terminal.type("\x03")
-    terminal.until("2 pairs kept", "preferences.jsonl", "better one in 1")
+    terminal.interrupt("Ctrl-C again leaves", "> ")
+    terminal.interrupt("2 pairs kept", "preferences.jsonl", "better one in 1")
     assert terminal.end() == 130
     dataset = load_dataset(run.path / "preferences.jsonl", "pair", valid_fraction=0.1, seed=0)
     first, second = sorted([*dataset.train, *dataset.valid], key=lambda row: row.name)
