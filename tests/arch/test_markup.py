@@ -24,6 +24,7 @@ OURS: dict[str, set[str]] = {
     "screens/data.py": {"lengths", "self._method", "message['doing']"},
     "screens/data_parts/mapping.py": {"', '.join(lacking)"},  # our names of columns
     "screens/doctor/rebinding.py": {"self._key.name", "other.name"},
+    "screens/home.py": {"self._counts"},
     "screens/export/screen.py": {"counts['done']", "counts['failed']", "event.spec.label"},
     "screens/export/texts.py": {"name"},
     "screens/new_run/explanations.py": {"method.title", "method.paper"},
