@@ -103,5 +103,5 @@ def test_only_the_form_asked_for_counts() -> None:
 
 def test_without_sympy_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"mlx-align\[math\]"):
+    with pytest.raises(UsageError, match=r"pip install .*\[math\]"):
         value("sympy", "1", "1")
