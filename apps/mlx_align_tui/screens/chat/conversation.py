@@ -22,11 +22,15 @@ class Conversation(VerticalScroll, can_focus=True):
         self.anchor()
 
     def on_resize(self) -> None:
-        """Have the scrollbar follow: Textual keeps the end in sight, and forgets to move the bar."""
-        self.call_after_refresh(self._place_bar)
+        """Have the scrollbar follow: Textual keeps the end in sight, and forgets to draw the bar anew."""
+        self.call_after_refresh(self._draw_bar)
 
-    def _place_bar(self) -> None:
-        self.vertical_scrollbar.position = self.scroll_y
+    def watch_virtual_size(self) -> None:
+        """As above, where there is more to scroll."""
+        self.call_after_refresh(self._draw_bar)
+
+    def _draw_bar(self) -> None:
+        self.vertical_scrollbar.refresh()
 
     def add(self, bubble: Bubble) -> None:
         """Add an exchange, which asks for its answers by itself."""
