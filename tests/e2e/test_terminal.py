@@ -121,13 +121,17 @@ def test_from_nothing_to_a_model_that_answers(terminal: Terminal, tmp_path: Path
     before = run.state().step
     until(lambda: run.state().step > before + 2, terminal, "steps without a screen")
 
+    engine = run.pid()
+    assert engine is not None
+    os.kill(engine, signal.SIGSTOP)  # the demo is short: it is not to end while the app starts
     terminal.open()
     terminal.sees("1 run · 1 running", r"orpo +tiny-chat")
+    os.kill(engine, signal.SIGCONT)
     terminal.press("Enter")
     terminal.sees("Monitor › ", r"running · step \d+/150")
     terminal.press("s")
     terminal.sees(r"stopped · step \d+/150")
-    assert not run.is_running()
+    until(lambda: not run.is_running(), terminal, "the engine's end, just after its last word")
     assert run.checkpoints().latest() is not None
 
     export(terminal, run)
@@ -136,8 +140,7 @@ def test_from_nothing_to_a_model_that_answers(terminal: Terminal, tmp_path: Path
     chat(terminal)
 
     terminal.press("C-q")
-    until(lambda: terminal.ended, terminal, "the end of the app")
-    assert terminal.ended == "ended 0"
+    until(lambda: terminal.ended == "ended 0", terminal, "exit code 0")  # told a moment after the end
 
 
 def export(terminal: Terminal, run: RunDirectory) -> None:
