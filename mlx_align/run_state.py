@@ -155,7 +155,7 @@ def _reduce_part(state: RunState, part: Sequence[Event]) -> RunState:
         state,
         status=state.status if end is None else ENDS[type(end)],
         attempt=attempt,
-        first_t=state.first_t or next((event.t for event in part if event.t), 0.0),
+        first_t=state.first_t if state.attempt else part[0].t,
         last_t=part[-1].t,
         phase=kinds.last(Phase) or state.phase,
         step=state.step if step is None else step.step,

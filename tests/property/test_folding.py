@@ -65,7 +65,8 @@ def plainly(state: RunState, event: Event) -> RunState:
     """The slow twin: one event, one state, one case for each type."""
     if event.attempt > state.attempt:
         state = replace(state, status="running", end=None)
-    state = replace(state, last_t=event.t, attempt=event.attempt, first_t=state.first_t or event.t)
+    first_t = state.first_t if state.attempt else event.t
+    state = replace(state, last_t=event.t, attempt=event.attempt, first_t=first_t)
     match event:
         case RunStarted():
             return begun(state, event, -1 if event.resumed_from is None else event.resumed_from)

@@ -40,9 +40,10 @@ def test_each_event_leaves_its_trace() -> None:
         assert (ended.status, ended.end) == (status, last)
 
 
-def test_times_are_those_of_the_first_and_the_last_event() -> None:
-    state = fold(reduce, [Heartbeat(t=5.0), Heartbeat(t=7.0)], RunState())
-    assert (state.first_t, state.last_t) == (5.0, 7.0)
+@pytest.mark.parametrize("first", [5.0, 0.0])
+def test_times_are_those_of_the_first_and_the_last_event(first: float) -> None:
+    state = fold(reduce, [Heartbeat(t=first), Heartbeat(t=7.0)], RunState())
+    assert (state.first_t, state.last_t) == (first, 7.0)
 
 
 def test_reducing_never_changes_the_old_state() -> None:
