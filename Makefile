@@ -1,4 +1,5 @@
-# Two commands on a fresh machine: `make demo` and `make test`. They need Python 3.11+, make and git.
+# Two commands on a fresh machine: `make demo` and `make test`. They need Python 3.11+, make and git; on Linux the
+# tests also need bubblewrap and tmux.
 #   make demo [DEVICE=cuda13|cuda12|cpu]   Linux: which MLX; macOS always has Metal
 #   make test                              the whole suite          make check   linters, types, import rules
 
@@ -18,7 +19,7 @@ endif
 
 # uv where there is one, else venv and pip.
 ifneq ($(shell command -v uv 2>/dev/null),)
-  MAKE_VENV := uv venv --quiet --python "$(PYTHON)" $(VENV)
+  MAKE_VENV := uv venv --seed --quiet --python "$(PYTHON)" $(VENV)
   INSTALL   := uv pip install --quiet --python $(BIN)/python
 else
   MAKE_VENV := $(PYTHON) -m venv $(VENV)

@@ -1,7 +1,7 @@
 """The engine's public face: what the apps and a Python script call.
 
 import mlx_align
-run = mlx_align.align("orpo", model="tiny-chat", data="preferences/", settings={"train.steps": 100})
+run = mlx_align.align("orpo", model="tiny-chat", data="sample", settings={"train.steps": 100})
 print(run.adapter)
 mlx_align.export_run(run, to="gguf", type="q8_0")
 """

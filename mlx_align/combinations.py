@@ -13,6 +13,7 @@ from mlx_align import methods
 from mlx_align.config import RunConfig
 from mlx_align.errors import ConfigError
 from mlx_align.methods.grpo import GrpoHyperparameters
+from mlx_align.wording import plain
 
 SAMPLING = ("sampling.", "rollout.", "rewards", "train.branches_at_once", "eval.pass_k")
 """Keys that mean something only where the policy answers prompts while it trains."""
@@ -103,5 +104,5 @@ class _Check:
         try:
             hp.for_sampling(longest)
         except ValidationError as error:
-            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            message = plain(error.errors())
             self.refuse("sampling.max_tokens", message, "Make it larger, or method.overlong_buffer smaller.")

@@ -49,3 +49,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 PRESET_METHODS = {"small-mac": "grpo", "r1": "grpo"}
 """Presets that speak of one method only."""
+
+
+def presets_for(method: str) -> list[str]:
+    """The presets that suit a method."""
+    return [name for name in PRESETS if PRESET_METHODS.get(name, method) == method]

@@ -23,7 +23,7 @@ from mlx_align import embedded, methods
 from mlx_align.combinations import check_combinations
 from mlx_align.config import EXCLUSIVE, RunConfig
 from mlx_align.errors import ConfigError
-from mlx_align.presets import PRESET_METHODS, PRESETS
+from mlx_align.presets import PRESET_METHODS, PRESETS, presets_for
 from mlx_align.toml import read_toml
 from mlx_align.wording import plain
 
@@ -221,7 +221,7 @@ def _refuse_unknown_method(name: Any, layers: Sequence[Layer]) -> None:
 def _refuse_other_preset(preset: str | None, method: str) -> None:
     meant = PRESET_METHODS.get(preset or "", method)
     if meant != method:
-        others = ", ".join(name for name in PRESETS if PRESET_METHODS.get(name, method) == method)
+        others = ", ".join(presets_for(method))
         raise ConfigError(
             f"the preset '{preset}' is for {meant}, and the method is {method}",
             where="--preset",

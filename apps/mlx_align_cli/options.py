@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,13 +69,18 @@ Set = Annotated[
         help="Set any key, e.g. --set adapter.rank=32. Repeatable.",
     ),
 ]
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        metavar="|".join(PRESETS), rich_help_panel=SETTINGS, help="A set of defaults to start from.",
+
+
+def preset(names: Iterable[str]) -> Any:
+    """The type of `--preset`, whose help lists these names."""
+    option = typer.Option(
+        metavar="|".join(names), rich_help_panel=SETTINGS, help="A set of defaults to start from.",
         autocompletion=complete_presets,
-    ),
-]  # fmt: skip
+    )  # fmt: skip
+    return Annotated[str | None, option]
+
+
+Preset = preset(PRESETS)
 Steps = Annotated[int | None, typer.Option(rich_help_panel=LENGTH, help="Optimiser updates.")]
 Epochs = Annotated[float | None, typer.Option(rich_help_panel=LENGTH, help="Passes over the data.")]
 Rate = Annotated[float | None, typer.Option("--lr", rich_help_panel=LENGTH, help="Peak learning rate.")]
@@ -84,6 +89,7 @@ TokensPerBatch = Annotated[
     int | None,
     typer.Option(rich_help_panel=LENGTH, help="Or so many tokens at most, padding included."),
 ]
+NoTokensPerBatch = Annotated[int | None, typer.Option("--tokens-per-batch", hidden=True)]
 Seed = Annotated[int | None, typer.Option(rich_help_panel=LENGTH, help="Seeds everything that is random.")]
 Backend = Annotated[
     str | None, typer.Option(metavar="mlx|torch", rich_help_panel=LENGTH, help="The framework that trains.")

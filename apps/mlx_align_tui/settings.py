@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,6 +12,7 @@ from mlx_align.errors import AlignError, ConfigError
 from mlx_align.runs.atomic import write_text
 from mlx_align.settings import user_config_path
 from mlx_align.toml import read_toml
+from mlx_align.wording import plain
 
 RECENT = 8
 """How many models and data sets are remembered."""
@@ -23,7 +25,7 @@ class Curves(BaseModel):
 
     smoothing: int = Field(default=1, ge=1)
     log_scale: bool = False
-    axis: str = Field(default="step", pattern="^(step|time)$")
+    axis: Literal["step", "time"] = "step"
 
 
 class Chatting(BaseModel):
@@ -83,11 +85,10 @@ def load(path: Path | None = None) -> TuiSettings:
     try:
         return TuiSettings.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
+        key = ".".join(map(str, error.errors()[0]["loc"]))
         raise ConfigError(
-            f"{first['msg']} in the terminal UI's settings",
-            where=f"{path}, key '{key}'",
+            f"the terminal UI's settings: {key} {plain(error.errors())}",
+            where=str(path),
             hint="Mend the key or remove the file; until then the defaults hold.",
         ) from None
 

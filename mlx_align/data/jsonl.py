@@ -5,9 +5,9 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mlx_align.errors import DataError
 
@@ -31,22 +31,34 @@ class _RefusedError(Exception):
         self.hint = hint
 
 
-def read_jsonl(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _raise(error: DataError) -> NoReturn:
+    raise error from None
+
+
+def read_jsonl(
+    path: Path | str, refuse: Callable[[DataError], None] = _raise
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a JSON lines file, each with its line number from 1; blank lines are left out.
 
+    Args:
+        path: the file.
+        refuse: given the error of each line that is not exactly one well-formed object: not UTF-8, not JSON,
+            cut off, a key twice, NaN or Infinity, a number of absurd length, nesting too deep to read, half
+            of a surrogate pair. It raises that error, or has the reading go on with the next line.
+
     Raises:
-        DataError: the file cannot be read, or a line is not exactly one well-formed object: not UTF-8,
-            not JSON, cut off, a key twice, NaN or Infinity, a number of absurd length, nesting too deep
-            to read, half of a surrogate pair.
+        DataError: the file cannot be read, or what `refuse` raised.
     """
     for number, raw in _raw_lines(path):
         line = _without_bom(path, raw) if number == 1 else raw
         if not line.strip():
             continue
         try:
-            yield number, _parse(_decode(line).rstrip("\r\n"), _hint(number, line))
+            found = _parse(_decode(line).rstrip("\r\n"), _hint(number, line))
         except _RefusedError as error:
-            raise DataError.at(path, number, error.key, str(error), error.hint) from None
+            refuse(DataError.at(path, number, error.key, str(error), error.hint))
+        else:
+            yield number, found
 
 
 def json_type(value: object) -> str:

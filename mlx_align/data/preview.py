@@ -18,6 +18,8 @@ from mlx_align.methods.base import RowKind
 NO_LIMIT = 2**31
 STEP = 200
 """Rows between two words on how far it is."""
+MOST_REFUSED = 100
+"""Lines of a file that are no JSON object, before it is taken for another kind of file."""
 
 Piece = tuple[str, int]
 """A text and the number of tokens that it is made of: 1, or more where one character needs several."""
@@ -30,7 +32,8 @@ class Survey:
     Attributes:
         examples: the rows that can be used, as token ids and not cut; training rows first.
         findings: what is odd about the training rows.
-        faults: one for each row that cannot be used. A line that is not JSON ends the reading of its file.
+        faults: one for each row that cannot be used. A file with MOST_REFUSED lines that are no JSON objects
+            is read no further, which its last fault says.
     """
 
     examples: tuple[Example, ...]
@@ -80,8 +83,18 @@ def survey(
 def _rows(file: Path, kind: RowKind, faults: list[DataError]) -> list[Row]:
     """The rows that can be used; what is wrong with the others goes to `faults`."""
     rows: list[Row] = []
+    refused = 0
+
+    def refuse(error: DataError) -> None:
+        nonlocal refused
+        refused += 1
+        faults.append(error)
+        if refused == MOST_REFUSED:
+            message = f"{refused} lines are no JSON objects: the rest of the file is not read"
+            raise DataError.at(file, None, None, message)
+
     try:
-        for line, row in read_jsonl(file):
+        for line, row in read_jsonl(file, refuse):
             try:
                 rows.append(parse_row(kind, file, line, row))
             except DataError as error:

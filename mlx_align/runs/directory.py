@@ -21,6 +21,7 @@ from mlx_align.runs.control import Control
 from mlx_align.runs.eventlog import fold
 from mlx_align.runs.lock import holder, is_held
 from mlx_align.toml import from_toml, to_toml
+from mlx_align.wording import plain
 
 Condition = Literal["new", "running", "finished", "stopped", "failed", "crashed"]
 
@@ -126,9 +127,8 @@ class RunDirectory:
         try:
             backend = BackendConfig.model_validate({**config.backend.model_dump(), **changes})
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(["backend", *map(str, first["loc"])])
-            raise ConfigError(first["msg"].removeprefix("Value error, "), where=key) from None
+            key = ".".join(["backend", *map(str, error.errors()[0]["loc"])])
+            raise ConfigError(plain(error.errors()), where=key) from None
         write_text(self.path / "config.toml", to_toml(config.model_copy(update={"backend": backend})))
         env = self.env()
         moved = {f"backend.{key}": "runs resume" for key in changes}

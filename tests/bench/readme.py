@@ -8,8 +8,10 @@ A test checks that the README says what the files say.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
+from decimal import ROUND_CEILING, Decimal
 from statistics import mean
 from typing import Any
 
@@ -28,11 +30,17 @@ def read(name: str) -> dict[str, Any]:
     return tree
 
 
+def ceiling(value: float) -> str:
+    """One significant digit, rounded up: a largest difference must not be told too small."""
+    exact = Decimal(repr(value))
+    return f"{exact.quantize(Decimal((0, (1,), exact.adjusted())), ROUND_CEILING):.0e}"
+
+
 def manner() -> str:
     """What alignment does to the embedded model."""
     result = read("manner.json")
     lines = [
-        "| method | crisp answers before | after, three seeds | held-out accuracy | seconds, all in |",
+        "| method | crisp answers before | after, three seeds | least held-out accuracy | seconds, all in |",
         "|---|---|---|---|---|",
     ]
     for method in ("orpo", "dpo", "simpo"):
@@ -41,7 +49,7 @@ def manner() -> str:
         accuracy = min(run["held_out_accuracy"] for run in runs)
         seconds = mean(run["seconds"] for run in runs)
         lines.append(
-            f"| {method} | {result['crisp_before']:.1%} | {after} | at least {accuracy:.1%} | {seconds:.0f} |"
+            f"| {method} | {result['crisp_before']:.1%} | {after} | {accuracy:.1%} | {seconds:.0f} |"
         )
     return "\n".join(
         [
@@ -78,10 +86,10 @@ def _parity(name: str) -> str:
     numbers = [value for value in logps.values() if isinstance(value, float)]
     sentence = (
         f"- `{result['device']}` against `{result['reference']}`: log-probabilities of {', '.join(logps)}"
-        f" differ by at most {max(numbers):.0e}, the losses of a 30-step run by {run:.0e}"
+        f" differ by at most {ceiling(max(numbers))}, the losses of a 30-step run by {ceiling(run)}"
     )
     if isinstance(trl, dict):
-        sentence += f"; loss or gradient from TRL's own trainers by at most {max(trl.values()):.0e}"
+        sentence += f"; loss or gradient from TRL's own trainers by at most {ceiling(max(trl.values()))}"
     return f"{sentence}."
 
 
@@ -96,7 +104,7 @@ def _cell(method: str, reports: list[dict[str, Any]]) -> str:
     if not found:
         return "not verified"
     difference, reference, passed = max(found)
-    return f"{'' if passed else 'FAILS: '}{difference:.0e} from {reference}"
+    return f"{'' if passed else 'FAILS: '}{ceiling(difference)} from {reference}"
 
 
 def peers() -> str:
@@ -142,8 +150,8 @@ def tui() -> str:
     return (
         f"Measured with `make bench-tui` on {result['machine']}, textual {result['versions']['textual']}: "
         f"a run of {result['events']:,} events is on the screen after {attach['wall']:.1f} s, "
-        f"{attach['cpu']:.1f} s of CPU time, and all its plots are drawn anew in at most {wall:.0f} ms, "
-        f"{cpu:.0f} ms of CPU time."
+        f"{attach['cpu']:.1f} s of CPU time, and all its plots are drawn anew in at most {math.ceil(wall)} "
+        f"ms, {math.ceil(cpu)} ms of CPU time."
     )
 
 

@@ -13,6 +13,7 @@ import typer
 from mlx_align import methods
 from mlx_align.errors import ConfigError, UsageError
 from mlx_align.methods import Method
+from mlx_align.presets import presets_for
 from mlx_align_cli import options, ranks
 from mlx_align_cli.display import Kind, choose
 from mlx_align_cli.naming import program, run_word
@@ -48,8 +49,10 @@ def register(app: typer.Typer) -> None:
     """Add the command of every method."""
     for method in methods.METHODS.values():
         command = _command(method)
-        if method.rows == "prompt":  # the other methods refuse it, and need not speak of it
-            command.__annotations__["reward"] = options.Rewards
+        types = {"preset": options.preset(presets_for(method.name))}
+        if method.rows == "prompt":  # what a method refuses, its help need not speak of
+            types |= {"reward": options.Rewards, "tokens_per_batch": options.NoTokensPerBatch}
+        command.__annotations__.update(types)
         app.command(method.name, help=_help(method), epilog=_examples(method), rich_help_panel="Train")(
             command
         )

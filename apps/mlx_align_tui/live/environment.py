@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_align.errors import AlignError
-
-PROGRAM = ("-P", "-c", "from mlx_align_cli.main import main; main()", "doctor", "--json", "--runs-dir")
+from mlx_align_tui.live.programs import PROGRAM, start
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,7 @@ class Examination:
         with self._lock:
             if self._closed:
                 return []
-            process = self._process = subprocess.Popen(
-                [sys.executable, *PROGRAM, str(self._root)],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                text=True, encoding="utf-8", errors="replace", start_new_session=True,
-            )  # fmt: skip
+            process = self._process = start(PROGRAM, ["doctor", "--json", "--runs-dir", str(self._root)])
         out, said = process.communicate()
         if self._closed:
             return []

@@ -7,18 +7,17 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import IO, Any, cast
 
 from mlx_align.errors import InterruptedRunError
 from mlx_align.runs import RunDirectory
-from mlx_align_tui.live.programs import PROGRAM, error_told
+from mlx_align_tui.live.programs import PROGRAM, error_told, start
 
 GRACE = 5.0
 """Seconds that a cancelled export has to take away what it wrote."""
@@ -51,7 +50,7 @@ class Exporting:
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
             process = self._start(arguments, log)
             failed = False
-            with cast("TextIO", process.stdout) as lines:
+            with cast("IO[str]", process.stdout) as lines:
                 for line in lines:
                     if line.startswith("{"):
                         message: Message = json.loads(line)
@@ -68,23 +67,13 @@ class Exporting:
                 log.seek(0)
                 raise error_told(code, log.read())
 
-    def _start(self, arguments: Sequence[str], log: Any) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "PYTHONUTF8": "1"}
+    def _start(self, arguments: Sequence[str], log: IO[str]) -> subprocess.Popen[str]:
         with self._lock:
             if self._cancelled:
                 raise InterruptedRunError("it was cancelled before it began")
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", *PROGRAM, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,  # a pipe that nobody reads would stop an upload's progress bar
-                env=environment,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                start_new_session=True,
-            )
-            return self._process
+            # A pipe that nobody reads would stop an upload's progress bar: hence a file.
+            process = self._process = start(PROGRAM, arguments, log=log)
+            return process
 
     def cancel(self) -> None:
         """Have the program take away what it wrote and end; one that does not is killed soon."""

@@ -1,4 +1,4 @@
-"""Work that other processes do for a screen: plans of memory, and previews of data.
+"""Programs of ours that work for a screen in processes of their own: plans of memory, previews of data.
 
 They load what this program must not: a framework, and the tokenizer's library.
 """
@@ -59,7 +59,7 @@ class Planning:
             self._end()
             if self._closed:
                 return None
-            process = self._process = _start(PROGRAM, [*arguments, "--json"], offline=True)
+            process = self._process = start(PROGRAM, [*arguments, "--json"], offline=True)
         out, said = process.communicate()
         with self._lock:
             if self._process is not process:
@@ -92,7 +92,7 @@ class Talking:
 
     def __init__(self, module: str, arguments: Sequence[str], *, offline: bool) -> None:
         self._closed = False
-        self._process = _start(["-m", module], arguments, offline=offline, talk=True)
+        self._process = start(["-m", module], arguments, offline=offline, talk=True)
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """What it says, until it ends.
@@ -151,12 +151,26 @@ class Preview(Talking):
 
 
 PROGRAM = ["-c", "from mlx_align_cli.main import main; main()"]
+"""`mlx-align`, with this very Python."""
 
 
-def _start(
-    program: Sequence[str], arguments: Sequence[str], *, offline: bool, talk: bool = False
+def start(
+    program: Sequence[str],
+    arguments: Sequence[str],
+    *,
+    offline: bool = False,
+    talk: bool = False,
+    log: IO[str] | None = None,
 ) -> subprocess.Popen[str]:
-    """Start Python with a program. Its stderr is read at the end only, and has but a few lines."""
+    """Start a program of ours in a session of its own: a Ctrl-C in this terminal is not meant for it.
+
+    Args:
+        program: what Python runs.
+        arguments: of the program.
+        offline: whether it must not reach the hub.
+        talk: whether it is told lines.
+        log: takes its stderr; without one that is a pipe, for a program that says a few lines before it ends.
+    """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "PYTHONUTF8": "1"}
     if offline:
         environment["HF_HUB_OFFLINE"] = "1"
@@ -164,7 +178,7 @@ def _start(
         [sys.executable, "-P", *program, *arguments],
         stdin=subprocess.PIPE if talk else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=log or subprocess.PIPE,
         env=environment,
         text=True,
         encoding="utf-8",

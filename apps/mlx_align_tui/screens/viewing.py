@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from textual import events
 from textual.binding import Binding, BindingType
@@ -119,8 +119,8 @@ class ViewingScreen(TabbedScreen):
 
     def action_axis(self) -> None:
         """Time, or steps."""
-        axis = "time" if self.view.axis == "step" else "step"
-        self.look(replace(self.view, axis=axis, zoom=None, cursor=None))
+        other: Literal["step", "time"] = "time" if self.view.axis == "step" else "step"
+        self.look(replace(self.view, axis=other, zoom=None, cursor=None))
 
     def action_zoom(self, factor: float) -> None:
         """Show a range so many times as wide, around the cursor."""

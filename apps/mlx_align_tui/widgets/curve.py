@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from rich.text import Text
@@ -71,7 +71,7 @@ class View:
 
     smoothing: int = 1
     log_scale: bool = False
-    axis: str = "step"
+    axis: Literal["step", "time"] = "step"
     zoom: tuple[float, float] | None = None
     cursor: float | None = None
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mlx_align import installing
 from mlx_align.errors import AlignError, UsageError
 
 PROGRAM, LIBRARY = "llama-quantize", "llama_cpp"
@@ -51,7 +52,8 @@ def check(source: Path, target: Path, kind: str) -> None:
         command = shlex.join([PROGRAM, str(source), str(target), kind.upper()])
         raise UsageError(
             f"{kind} is made by llama.cpp, and neither {PROGRAM} nor llama-cpp-python is here",
-            hint=f"Write f16 or bf16 here, and where llama.cpp is: {command}",
+            hint=f"Install it: {installing.command('kquants')}. Or write f16 here, and where llama.cpp is: "
+            f"{command}",
         )
 
 

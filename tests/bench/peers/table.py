@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from tests.bench.peers.cells import METHODS
+from tests.bench.peers.cells import METHODS, VOCABULARIES, sweep
 from tests.bench.peers.contenders import OURS, twin_of
 
 Result = dict[str, Any]
@@ -37,9 +37,17 @@ def _introduction(result: Result) -> str:
         "by itself. The rate counts "
         "unpadded pair tokens (2P + C + R) over the whole run, traces and DPO's reference included; memory "
         "is the peak over what the loaded model takes. An arm is compared only if its first loss "
-        f"({gate['loss']:.0e}), its adapter gradient ({gate['gradient']:.0e}) and its first update agree "
-        "with a float64 oracle."
+        f"({gate['loss']:.0e}), its adapter gradient ({gate['gradient']:.0e}) and the effect of its first "
+        f"update on the next loss ({gate['update']:.0%}) agree with a float64 oracle; the worst that was "
+        f"compared were off by {_worst(result, 'loss')}, {_worst(result, 'gradient')} and "
+        f"{_worst(result, 'update')}."
     )
+
+
+def _worst(result: Result, what: str) -> str:
+    """The largest difference from the oracle among the arms that are compared."""
+    arms = [arm for cell in result["cells"].values() for arm in cell["arms"].values() if "error" not in arm]
+    return f"{max(arm['gate'][what] for arm in arms if arm['gate']['verdict'] == 'equivalent'):.1e}"
 
 
 def _group(result: Result, group: str, what: str) -> str:
@@ -84,33 +92,49 @@ def _entry(cell: Result, name: str, method: str) -> str:
 def _sweep(result: Result) -> str:
     """The sweep, a line for each peer and method."""
     cells = [cell for name, cell in result["cells"].items() if name.startswith("sweep-")]
-    lines = []
-    for name, arm in result["arms"].items():
-        for method in METHODS:
-            found = [c["ratios"][name] for c in cells if c["method"] == method and name in c["ratios"]]
-            if name in OURS or not found:
-                continue
-            speed = [ratio["whole"] for ratio in found]
-            memory = [ratio["memory"] for ratio in found]
-            lines.append(
-                f"| {arm['title']} | {method} | {len(found)} | {min(speed):.1f}x | {median(speed):.1f}x | "
-                f"{max(speed):.1f}x | {min(memory):.2f} | {max(memory):.2f} |"
-            )
-    if not lines:
+    lines = [
+        _swept(
+            arm["title"], name, method, [c for c in cells if c["method"] == method and name in c["ratios"]]
+        )
+        for name, arm in result["arms"].items()
+        for method in METHODS
+        if name not in OURS
+    ]
+    if not any(lines):
         return ""
+    measured, everything = len(cells), len(sweep())
+    count = f"{everything} cells" if measured == everything else f"{measured} of {everything} cells so far"
     prompts, vocabularies = (
         " and ".join(f"{number:,}" for number in sorted({cell[group][key] for cell in cells}))
         for group, key in (("lengths", "prompt"), ("shape", "vocab"))
     )
+    largest = max(VOCABULARIES.values())
     head = [
-        f"A sweep with a smaller body, as far as it has been measured: prompts of {prompts} tokens, "
-        f"V = {vocabularies}, checkpointing off and on (ours against the peer; memory as a share of the "
-        "peer's):",
+        f"A sweep with a smaller body, {count}: prompts of {prompts} tokens, responses of 200, V = "
+        f"{vocabularies}, checkpointing off and on. How many times as fast ours is, and the largest share of "
+        f"the peer's memory that ours takes at V = {largest:,}:",
         "",
-        "| | | cells | slowest | median | fastest | least memory | most |",
+        "| | | cells | slowest | median | fastest | memory, checkpointing off | on |",
         "|---" * 8 + "|",
     ]
-    return "\n".join([*head, *lines])
+    return "\n".join([*head, *filter(None, lines)])
+
+
+def _swept(title: str, name: str, method: str, cells: list[Result]) -> str:
+    """One line of the sweep."""
+    if not cells:
+        return ""
+    speed = [cell["ratios"][name]["whole"] for cell in cells]
+    large = [cell for cell in cells if cell["shape"]["vocab"] == max(VOCABULARIES.values())]
+    shares = [
+        max((c["ratios"][name]["memory"] for c in large if c["checkpointing"] == checkpointing), default=None)
+        for checkpointing in (False, True)
+    ]
+    memory = " | ".join("" if share is None else f"{share:.2f}" for share in shares)
+    return (
+        f"| {title} | {method} | {len(cells)} | {min(speed):.1f}x | {median(speed):.1f}x | "
+        f"{max(speed):.1f}x | {memory} |"
+    )
 
 
 def _disclosures(result: Result) -> str:

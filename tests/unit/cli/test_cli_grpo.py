@@ -174,6 +174,10 @@ def test_a_wrong_reward_is_refused_with_the_choices(cli) -> None:
 def test_only_methods_that_sample_speak_of_rewards(cli) -> None:
     assert "--reward" in cli("grpo", "--help").out
     assert "--reward" not in cli("orpo", "--help").out
+    assert "--tokens-per-batch" not in cli("grpo", "--help").out
+    assert "--tokens-per-batch" in cli("orpo", "--help").out
+    assert "small-mac" in cli("grpo", "--help").out
+    assert "small-mac" not in cli("orpo", "--help").out
     refused = cli("orpo", "--dry-run", "--reward", "numeric")
     assert refused.code == 2
     assert "no meaning for orpo" in refused.err

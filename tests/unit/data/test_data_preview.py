@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlx_align.data import wrap_tokenizer
-from mlx_align.data.preview import pieces, survey
+from mlx_align.data.preview import MOST_REFUSED, pieces, survey
 from mlx_align.errors import DataError
 
 GOOD = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
@@ -36,14 +36,25 @@ def test_rows_that_cannot_be_used_are_listed_and_the_others_kept(
     assert told[-1] == (3, 3), "two rows are no pairs at all"
 
 
-def test_a_line_that_is_not_json_ends_the_file_and_is_told(
+def test_a_line_that_is_not_json_is_told_and_the_others_are_kept(
     write_jsonl: Callable[..., Path], make_tokenizer: Callable[..., Any]
 ) -> None:
     path = write_jsonl([GOOD])
     path.write_text(path.read_text() + "{oops\n" + path.read_text())
     found = survey(path, "pair", wrap_tokenizer(make_tokenizer("chatml")))
+    assert [example.name for example in found.examples] == [f"{path}:1", f"{path}:3"]
+    assert [fault.where for fault in found.faults] == [f"{path}:2"]
+
+
+def test_a_file_of_another_kind_is_not_read_to_its_end(
+    write_jsonl: Callable[..., Path], make_tokenizer: Callable[..., Any]
+) -> None:
+    path = write_jsonl([GOOD])
+    path.write_text(path.read_text() + "{oops\n" * MOST_REFUSED + path.read_text())
+    found = survey(path, "pair", wrap_tokenizer(make_tokenizer("chatml")))
     assert len(found.examples) == 1
-    assert found.faults[0].where == f"{path}:2"
+    assert len(found.faults) == MOST_REFUSED + 1
+    assert "the rest of the file is not read" in found.faults[-1].message
 
 
 def test_both_files_of_a_folder_are_read_and_only_training_rows_linted(

@@ -17,7 +17,7 @@ from mlx_align import embedded, methods
 from mlx_align.combinations import concerns
 from mlx_align.config import EXCLUSIVE, RunConfig
 from mlx_align.errors import ConfigError
-from mlx_align.presets import PRESET_METHODS, PRESETS
+from mlx_align.presets import PRESETS, presets_for
 from mlx_align.settings import Resolved, flatten, gather, nest, parse_value, resolve
 from mlx_align.toml import without_none
 from mlx_align_cli.schema import all_keys, method_keys
@@ -69,7 +69,7 @@ class Draft:
     @property
     def presets(self) -> list[str]:
         """The presets that suit the method."""
-        return [name for name in PRESETS if PRESET_METHODS.get(name, self.method) == self.method]
+        return presets_for(self.method)
 
     @property
     def samples(self) -> bool:
