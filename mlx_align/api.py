@@ -25,6 +25,7 @@ from mlx_align.engine.tokenizer import load_tokenizer
 from mlx_align.errors import InterruptedRunError, UsageError, error_class
 from mlx_align.events import Event, RunFailed, RunStopped
 from mlx_align.hub import ModelSource, resolve_model
+from mlx_align.paths import typed
 from mlx_align.rewards import anywhere, check_rows, make_specs
 from mlx_align.runs import RunDirectory, create
 from mlx_align.settings import Resolved, gather, resolve
@@ -52,7 +53,7 @@ def prepare(resolved: Resolved) -> RunDirectory:
         "data_fingerprint": dataset.fingerprint,
         "origins": resolved.origins,
     }
-    return create(Path(config.runs.dir).expanduser(), config, env)
+    return create(typed(config.runs.dir), config, env)
 
 
 def plan(resolved: Resolved) -> Forecast:
@@ -91,7 +92,7 @@ def _dataset(config: RunConfig) -> Dataset:
 
 def _check_start(config: RunConfig) -> None:
     start = config.adapter.start
-    if start is not None and not (Path(start).expanduser() / "adapter_config.json").is_file():
+    if start is not None and not (typed(start) / "adapter_config.json").is_file():
         raise UsageError(
             "there is no adapter in mlx-lm's format",
             where=f"adapter.start = {start}",

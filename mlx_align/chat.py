@@ -70,7 +70,7 @@ class Chat:
         *,
         begun: Callable[[Chat], None] = lambda chat: None,
     ) -> None:
-        self._sending, self._asked = threading.Lock(), 0
+        self._sending, self._asked, self._ended = threading.Lock(), 0, False
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (`kill` closes it)
         self._process = subprocess.Popen(
             # -P: the folder a person works in is not a place to import from.
@@ -158,11 +158,18 @@ class Chat:
         self.kill()
 
     def kill(self) -> None:
-        """End the engine at once; harmless when repeated."""
+        """End the engine at once, and wait until it has ended; harmless when repeated."""
+        self._ended = True
         self._process.kill()
         self._process.wait()
         for pipe in (self._requests, self._replies, self._log):
             pipe.close()
+
+    def abandon(self) -> None:
+        """End the engine at once and wait for nothing: one that hangs in its device may take long to end."""
+        self._ended = True
+        self._process.kill()  # here, because a program that ends takes its threads with it
+        threading.Thread(target=self.kill, daemon=True).start()
 
     def __enter__(self) -> Self:
         return self
@@ -200,7 +207,7 @@ class Chat:
 
     def _died(self) -> AlignError:
         """The error for an engine that does not answer any more."""
-        if self._log.closed:
+        if self._ended:
             return AlignError("the chat engine has been closed")
         try:
             code = self._process.wait(GRACE)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
-from mlx_align.events import Eval, Number, Rollout, Step
+from mlx_align.events import Number, Rollout
 from mlx_align.run_state import RunState
 
 Point = tuple[float, Number]
@@ -54,36 +54,33 @@ class Series:
 
 def series_of(state: RunState) -> list[Series]:
     """The curves that a run has, those that say most first; a curve without any value is left out."""
+    steps = state.steps
 
-    def trained(panel: str, name: str, value: Callable[[Step], Number]) -> Series:
-        return Series(panel, name, tuple((step.step, value(step)) for step in state.steps))
+    def trained(panel: str, name: str, values: Sequence[Number]) -> Series:
+        return Series(panel, name, tuple(zip(steps.column("step"), values, strict=True)))
 
     def held_out(panel: str, name: str, key: str) -> Series:
-        return Series(panel, name, tuple((each.step, _metric(each, key)) for each in state.evals))
+        return Series(panel, name, tuple((each.step, each.metrics.get(key)) for each in state.evals))
 
     def sampled(panel: str, name: str, value: Callable[[Rollout], Number]) -> Series:
         return Series(panel, name, tuple((each.step, value(each)) for each in state.rollouts))
 
     def both(panel: str, key: str) -> list[Series]:
-        return [trained(panel, "training", lambda step: _metric(step, key)), held_out(panel, "held out", key)]
+        return [trained(panel, "training", steps.metric(key)), held_out(panel, "held out", key)]
 
     found = [
-        trained("Loss", "training", lambda step: step.loss),
+        trained("Loss", "training", steps.column("loss")),
         held_out("Loss", "held out", "loss"),
         sampled("Reward", "sampled", lambda rollout: rollout.reward.mean),
         held_out("Reward", "held out", "reward"),
         *both("Accuracy", "accuracy"),
         *both("Margin of the rewards", "margin"),
-        trained("Rewards", "chosen", lambda step: _metric(step, "chosen_reward")),
-        trained("Rewards", "rejected", lambda step: _metric(step, "rejected_reward")),
-        trained("KL divergence from the start", "training", lambda step: _metric(step, "kl")),
+        trained("Rewards", "chosen", steps.metric("chosen_reward")),
+        trained("Rewards", "rejected", steps.metric("rejected_reward")),
+        trained("KL divergence from the start", "training", steps.metric("kl")),
         sampled("Length of the completions, tokens", "mean", lambda rollout: rollout.length_mean),
     ]
     return [each for each in found if any(_finite(value) for _, value in each.points)]
-
-
-def _metric(event: Step | Eval, key: str) -> Number:
-    return event.metrics.get(key)
 
 
 def _finite(value: Number) -> bool:

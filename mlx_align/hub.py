@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 
 from mlx_align import embedded
 from mlx_align.errors import AlignError, UsageError
+from mlx_align.paths import typed
 
 WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken"]
 """What is fetched: weights and tokenizer, never Python code or pickles."""
@@ -43,12 +45,13 @@ def resolve_model(name: str, revision: str | None = None) -> ModelSource:
         UsageError: there is no such model, or it is not one that can be used.
         AlignError: the hub cannot be reached and the model is not in the cache.
     """
-    local = _local(name)
-    if name != embedded.TINY_CHAT and not local.exists() and HUB_ID.fullmatch(name):
+    local = typed(name)
+    here = os.path.exists(local)  # where Path.exists raises, as for a name that is too long, nothing is here
+    if name != embedded.TINY_CHAT and not here and HUB_ID.fullmatch(name):
         source = _fetch(name, revision)
     elif revision is not None:
         raise UsageError("a revision belongs to a hub model", where=f"model.revision = {revision}")
-    elif name == embedded.TINY_CHAT and not local.exists():
+    elif name == embedded.TINY_CHAT and not here:
         source = ModelSource(embedded.model_folder(), name)
     else:
         source = ModelSource(local, name)
@@ -56,16 +59,9 @@ def resolve_model(name: str, revision: str | None = None) -> ModelSource:
     return source
 
 
-def _local(name: str) -> Path:
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # "~nobody/model"
-        return Path(name)
-
-
 def _check(source: ModelSource) -> None:
     config = source.folder / "config.json"
-    if not source.folder.is_dir():
+    if not os.path.isdir(source.folder):
         near = difflib.get_close_matches(source.name, [embedded.TINY_CHAT], cutoff=0.7)
         raise UsageError(
             f"there is no model '{source.name}'" + (f"; did you mean '{near[0]}'?" if near else ""),
@@ -95,10 +91,10 @@ def resolve_gguf(name: str) -> Path:
         UsageError: there is no such file.
         AlignError: the hub cannot be reached and the file is not in the cache.
     """
-    local = _local(name)
+    local = typed(name)
     owner, _, rest = name.partition("/")
     repository, _, file = rest.partition("/")
-    if local.is_file():
+    if os.path.isfile(local):
         return local
     if not HUB_ID.fullmatch(f"{owner}/{repository}") or not file.endswith(".gguf"):
         raise UsageError(
@@ -131,7 +127,7 @@ class Parcel:
 
 def is_missing(name: str, revision: str | None = None) -> bool:
     """Whether it is a model of the hub that is not whole in the cache; nobody is asked for that."""
-    if name == embedded.TINY_CHAT or _local(name).exists() or not HUB_ID.fullmatch(name):
+    if name == embedded.TINY_CHAT or os.path.exists(typed(name)) or not HUB_ID.fullmatch(name):
         return False
     import huggingface_hub
     from huggingface_hub import errors as hub_errors

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar, cast, overload
 
 from mlx_align.events import (
     Alert,
@@ -13,6 +13,7 @@ from mlx_align.events import (
     Eval,
     Event,
     Memory,
+    Number,
     Phase,
     Plan,
     Rollout,
@@ -23,28 +24,47 @@ from mlx_align.events import (
     Sample,
     Step,
 )
+from mlx_align.packed import PackedSteps
 
 T = TypeVar("T")
+
+
+class Store(Protocol[T]):
+    """What a history keeps its items in: a list, or something that grows as one."""
+
+    def extend(self, more: Sequence[T], /) -> None:
+        """Add items."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[T]: ...
+    @overload
+    def __getitem__(self, place: int, /) -> T: ...
+    @overload
+    def __getitem__(self, place: slice, /) -> Store[T]: ...
 
 
 @dataclass(frozen=True, eq=False)
 class History(Generic[T]):
     """An append-only sequence that old and new states share, so that folding n events costs O(n)."""
 
-    _items: list[T] = field(default_factory=list)
+    _items: Store[T] = field(default_factory=list)
     _length: int = 0
 
-    def extend(self, more: Sequence[T]) -> History[T]:
+    def extend(self, more: Sequence[T]) -> Self:
         """A history with more items at its end; this one does not change."""
         if not more:
             return self
         items = self._items if self._length == len(self._items) else self._items[: self._length]
         items.extend(more)
-        return History(items, self._length + len(more))
+        return type(self)(items, self._length + len(more))
+
+    def continues(self, earlier: History[T]) -> bool:
+        """Whether it begins with all that an earlier one has. Told by what they share, not by the items."""
+        return not earlier or (self._items is earlier._items and len(self) >= len(earlier))
 
     def since(self, start: int) -> list[T]:
         """The items from a place on."""
-        return self._items[start : self._length]
+        return list(self._items[start : self._length])
 
     def last(self) -> T | None:
         """The newest item, or None."""
@@ -65,6 +85,31 @@ class History(Generic[T]):
     __hash__ = None  # type: ignore[assignment]
 
 
+@dataclass(frozen=True, eq=False)
+class Steps(History[Step]):
+    """The updates of a run. There may be very many, so their values are kept as columns of numbers."""
+
+    _items: PackedSteps = field(default_factory=PackedSteps)
+
+    def column(self, name: str, start: int = 0) -> list[Any]:
+        """A field's values from a place on; None where the number was not finite."""
+        return self._items.column(name, slice(start, self._length))
+
+    def metric(self, name: str, start: int = 0) -> list[Number]:
+        """A metric's values from a place on; None where it was not finite, or not measured."""
+        return self._items.metric(name, slice(start, self._length))
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the metrics."""
+        return self._items.metrics
+
+    def until(self, step: int) -> Steps:
+        """The updates up to this one."""
+        items = self._items[: self._length].chosen([each <= step for each in self.column("step")])
+        return Steps(items, len(items))
+
+
 Status = Literal["new", "running", "finished", "stopped", "failed"]
 End = RunFinished | RunStopped | RunFailed
 ENDS: dict[type[Event], Status] = {RunFinished: "finished", RunStopped: "stopped", RunFailed: "failed"}
@@ -82,7 +127,7 @@ class RunState:
     last_t: float = 0.0
     phase: Phase | None = None
     step: int = 0
-    steps: History[Step] = field(default_factory=History)
+    steps: Steps = field(default_factory=Steps)
     rollouts: History[Rollout] = field(default_factory=History)
     evals: History[Eval] = field(default_factory=History)
     samples: History[Sample] = field(default_factory=History)
@@ -181,7 +226,7 @@ def _sampled(known: History[Rollout], rollouts: Sequence[Rollout]) -> History[Ro
     return known
 
 
-StepLike = TypeVar("StepLike", Step, Rollout, Eval, Sample, Checkpoint)
+StepLike = TypeVar("StepLike", Rollout, Eval, Sample, Checkpoint)
 
 
 def _until(history: History[StepLike], step: int) -> History[StepLike]:
@@ -199,7 +244,7 @@ def _start(state: RunState, event: RunStarted) -> RunState:
         end=None,
         phase=None,
         step=max(kept, 0),
-        steps=_until(state.steps, kept),
+        steps=state.steps.until(kept),
         rollouts=_until(state.rollouts, kept + 1),
         evals=_until(state.evals, kept),
         samples=_until(state.samples, kept),

@@ -106,7 +106,7 @@ def follow_engine(
             raise
         return _unread(run, engine)
     if state.end is None and interrupts.count >= 2:
-        say(f"killed; {_last_checkpoint(run)}")
+        say(f"killed; {last_checkpoint(run)}")
         return INTERRUPTED
     return _conclude(run, state, display)
 
@@ -147,7 +147,8 @@ def _unread(run: RunDirectory, engine: Engine) -> int:
     return 1
 
 
-def _last_checkpoint(run: RunDirectory) -> str:
+def last_checkpoint(run: RunDirectory) -> str:
+    """What is left of a run whose engine was killed."""
     latest = run.checkpoints().latest()
     if latest is None:
         return "no checkpoint had been saved"

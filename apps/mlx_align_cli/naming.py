@@ -10,6 +10,7 @@ from shutil import which
 from typing import TYPE_CHECKING
 
 from mlx_align.errors import AlignError, UsageError
+from mlx_align.paths import typed
 from mlx_align.settings import gather, resolve
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def runs_root(runs_dir: Path | None = None) -> Path:
     """The folder that holds the runs: flag, else environment, else user config, else default."""
     flags = {"runs.dir": str(runs_dir)} if runs_dir is not None else {}
-    return Path(resolve(gather(None, flags=flags)).config.runs.dir).expanduser()
+    return typed(resolve(gather(None, flags=flags)).config.runs.dir)
 
 
 def find_run(runs_dir: Path | None, name: str, *, exact: bool = False) -> RunDirectory:

@@ -27,7 +27,7 @@ from mlx_align_tui.plain import Harmless
 from mlx_align_tui.screens import PLACES, jump, make
 from mlx_align_tui.screens.base import AlignScreen
 from mlx_align_tui.screens.quit import ConfirmScreen, Leaving, QuitScreen
-from mlx_align_tui.settings import TuiSettings
+from mlx_align_tui.settings import Keeper, TuiSettings
 from mlx_align_tui.themes import PLAIN, THEMES, TITLES
 
 TOLD = 240
@@ -47,6 +47,7 @@ class AlignApp(App[None]):
     Attributes:
         marked: names of the runs that are marked to be compared, in the order of marking.
         engines: those that were started here.
+        unsaved: once it was left: why not all settings could be saved.
     """
 
     TITLE = "mlx-align"
@@ -75,7 +76,8 @@ class AlignApp(App[None]):
         self.marked: list[str] = []
         self.engines = Engines(launcher)
         self._harmless = Harmless()
-        self._writes = settings is None
+        self.unsaved: AlignError | None = None
+        self._keeper: Keeper | None = None
         self._problem: AlignError | None = None
         self.settings = self._load() if settings is None else settings
         for theme in THEMES.values():
@@ -85,11 +87,12 @@ class AlignApp(App[None]):
 
     def _load(self) -> TuiSettings:
         try:
-            return remembered.load()
+            settings = remembered.load()
         except AlignError as error:
-            self._problem = error
-            self._writes = False  # a file that could not be read is not overwritten
+            self._problem = error  # without a keeper: a file that could not be read is not overwritten
             return TuiSettings()
+        self._keeper = Keeper(settings, lambda error: self.call_later(self.tell, error))
+        return settings
 
     def _known(self, theme: str) -> str:
         return theme if theme in THEMES else TuiSettings().theme
@@ -112,13 +115,9 @@ class AlignApp(App[None]):
         self.save_settings()
 
     def save_settings(self) -> None:
-        """Write the settings as they are now."""
-        if not self._writes:
-            return
-        try:
-            remembered.save(self.settings)
-        except AlignError as error:
-            self.tell(error)
+        """Have the settings written as they are now."""
+        if self._keeper is not None:
+            self._keeper.keep(self.settings)
 
     async def action_press(self, key: str) -> None:
         """Do at once what another key does here. (A simulated key would come after those pressed since.)"""
@@ -134,9 +133,26 @@ class AlignApp(App[None]):
         self.clear_notifications()
         self.notify(text, title="That did not work", severity="error", timeout=10, markup=False)
 
-    def go(self, name: str, *arguments: Any) -> None:
-        """Open a screen by its name in `screens.PLACES`."""
-        self.push_screen(make(name, *arguments))
+    def go(self, name: str, *arguments: Any, over: bool = False) -> None:
+        """Go to a screen, by its name in `screens.PLACES` and by what it is about; nothing means any.
+
+        Each place is open once: one goes back to it, and if it is about something else, such as another run,
+        the new screen takes its place. What is open reads on and keeps what it has read. Only where something
+        would be lost that way the new screen lies over all others, and where `over` says so, because it gives
+        something back to the screen that asks.
+        """
+        stack, is_there = self.screen_stack, False
+        depth = len(stack)
+        for at, screen in enumerate(stack):
+            if isinstance(screen, AlignScreen) and screen.address[0] == name:
+                is_there = not arguments or screen.address[1] == arguments
+                depth = at + is_there
+        if over or losses(stack[depth:]):
+            depth, is_there = len(stack), False
+        while len(self.screen_stack) > depth:
+            self.pop_screen()
+        if not is_there:
+            self.push_screen(make(name, *arguments))
 
     def land(self, screen: AlignScreen, letter: str) -> None:
         """Go where jump mode's letter is."""
@@ -183,9 +199,9 @@ class AlignApp(App[None]):
             self.pop_screen()
         if isinstance(self.screen, QuitScreen | ConfirmScreen):
             return
-        losses = [screen.would_lose for screen in self.screen_stack if isinstance(screen, AlignScreen)]
-        losses.append("A run is being prepared; it would not be started." if self.engines.prepares else "")
-        if text := "\n".join(loss for loss in losses if loss):
+        lost = losses(self.screen_stack)
+        lost += ["A run is being prepared; it would not be started."] if self.engines.prepares else []
+        if text := "\n".join(lost):
             self.push_screen(
                 ConfirmScreen("Leave?", text, "Leave"), lambda yes: self._ask_about_engines() if yes else None
             )
@@ -218,5 +234,12 @@ class AlignApp(App[None]):
             self.call_from_thread(self.exit)
 
     def on_unmount(self) -> None:
-        """Start nothing more."""
+        """Start nothing more, and have all settings written."""
         self.engines.close()
+        if self._keeper is not None:
+            self.unsaved = self._keeper.close(self.settings)
+
+
+def losses(screens: Sequence[Screen[Any]]) -> list[str]:
+    """What would be lost if these screens were left, as sentences."""
+    return [screen.would_lose for screen in screens if isinstance(screen, AlignScreen) and screen.would_lose]

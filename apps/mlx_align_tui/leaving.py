@@ -18,6 +18,8 @@ ASKS_TO_LEAVE = (signal.SIGTERM, signal.SIGHUP)
 """A shutdown or a kill, and a terminal that was closed."""
 GRACE = 0.5
 """Seconds for threads to end by themselves."""
+AT_ONCE = 64
+"""Threads of slow work. Screens that follow a run hold one each as long as they are open, and mostly wait."""
 
 
 def heed_signals(app: App[Any]) -> None:
@@ -33,6 +35,9 @@ def heed_signals(app: App[Any]) -> None:
 
 class Threads(ThreadPoolExecutor):
     """Where slow work is done, such as reading a long file: nobody who leaves waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=AT_ONCE)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Begin nothing new; asyncio, which would wait, is not made to."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,6 +18,9 @@ from mlx_align.wording import plain
 
 RECENT = 8
 """How many models and data sets are remembered."""
+PATIENCE = 5.0
+"""Seconds that one who leaves waits for a disk that is slow to write."""
+HOLDS = "what you changed holds until you leave."
 
 
 class Curves(BaseModel):
@@ -78,38 +83,135 @@ def load(path: Path | None = None) -> TuiSettings:
     Raises:
         ConfigError: the file is not what it should be; the caller says so and goes on with the defaults.
     """
-    path = path or settings_path()
+    try:
+        return TuiSettings.model_validate(_read(path or settings_path()))
+    except ConfigError as error:
+        hint = "Mend or remove the file; until then the defaults hold."
+        raise ConfigError(error.message, where=error.where, hint=hint) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's tables, also what this version does not know of; none where there is no file."""
     if not path.is_file():
-        return TuiSettings()
+        return {}
     tree = read_toml(path)
     try:
-        return TuiSettings.model_validate(tree)
+        TuiSettings.model_validate(tree)
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"]))
-        raise ConfigError(
-            f"the terminal UI's settings: {key} {plain(error.errors())}",
-            where=str(path),
-            hint="Mend the key or remove the file; until then the defaults hold.",
-        ) from None
+        problem = f"the terminal UI's settings: {key} {plain(error.errors())}"
+        raise ConfigError(problem, where=str(path)) from None
+    return tree
 
 
-def save(settings: TuiSettings, path: Path | None = None) -> None:
-    """Remember.
+def save(settings: TuiSettings, since: TuiSettings, path: Path | None = None) -> None:
+    """Remember what has changed. The rest of the file stays: an editor or another terminal wrote it.
+
+    Args:
+        settings: as they are.
+        since: as they were when they were read or saved last.
+        path: the file, None for the user's.
 
     Raises:
-        AlignError: the file cannot be written (a full disk, a folder without permission).
+        AlignError: the file cannot be written (a full disk, a folder without permission), or not be read any
+            more, and then it is left alone.
     """
     path = path or settings_path()
-    text = tomli_w.dumps(settings.model_dump(mode="json"))
     try:
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        there = _read(path)
+        tree = merged(there, since.model_dump(mode="json"), settings.model_dump(mode="json"))
+        if tree != there:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, tomli_w.dumps(tree))
+    except ConfigError as error:
         raise AlignError(
-            f"the settings cannot be saved: {reason}",
-            where=str(path),
-            hint="Make room or mend the permissions; what you changed holds until you leave.",
+            f"the settings cannot be saved: {error.message}",
+            where=error.where,
+            hint=f"Mend the file; {HOLDS}",
         ) from None
+    except OSError as error:
+        raise AlignError(
+            f"the settings cannot be saved: {error.strerror or error}",
+            where=str(path),
+            hint=f"Make room or mend the permissions; {HOLDS}",
+        ) from None
+
+
+def merged(there: Mapping[str, Any], before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree in which is also changed what has changed between two others.
+
+    Args:
+        there: the tree; tables are gone into, and of a list the new items come first and its own follow.
+        before: the older one of the two.
+        now: the newer one.
+    """
+    result = dict(there)
+    for key in {**before, **now}:
+        old, new = before.get(key), now.get(key)
+        if old == new:
+            continue
+        if key not in now:
+            result.pop(key, None)
+        elif isinstance(new, dict):
+            result[key] = merged(there.get(key, {}), old or {}, new)
+        elif isinstance(new, list):
+            result[key] = [*new, *(item for item in there.get(key, []) if item not in new)][:RECENT]
+        else:
+            result[key] = new
+    return result
+
+
+class Keeper:
+    """Writes settings in a thread: where a run is saving a checkpoint that takes a while, and no key waits.
+
+    While it writes, of all that comes the last counts.
+
+    Args:
+        settings: as they were read.
+        tell: called in that thread with what went wrong; it must not wait for the caller of `close`.
+    """
+
+    def __init__(self, settings: TuiSettings, tell: Callable[[AlignError], object]) -> None:
+        self._kept = settings.model_copy(deep=True)
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._wanted: TuiSettings | None = None
+        self._thread: threading.Thread | None = None
+        self._problem: AlignError | None = None
+
+    def keep(self, settings: TuiSettings) -> None:
+        """Write soon what has changed."""
+        with self._lock:
+            self._wanted = settings.model_copy(deep=True)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write)
+                self._thread.start()
+
+    def close(self, settings: TuiSettings) -> AlignError | None:
+        """Write what is not written yet, such as what a full disk refused; returns why that cannot be."""
+        self.keep(settings)
+        if (thread := self._thread) is not None:
+            thread.join(PATIENCE)
+            if thread.is_alive():
+                return AlignError(
+                    "the settings are not saved: the disk does not answer", where=str(settings_path())
+                )
+        return self._problem
+
+    def _write(self) -> None:
+        while (wanted := self._next()) is not None:
+            try:
+                if wanted != self._kept:
+                    save(wanted, self._kept)
+            except AlignError as error:
+                self._problem = error
+                self._tell(error)
+            else:
+                self._kept, self._problem = wanted, None
+
+    def _next(self) -> TuiSettings | None:
+        with self._lock:
+            wanted, self._wanted = self._wanted, None
+            if wanted is None:
+                self._thread = None
+            return wanted

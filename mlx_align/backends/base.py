@@ -72,12 +72,22 @@ class Update:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes in use now, at the highest, and what the machine can give (0: unknown); graphs traced so far."""
+    """What a device is asked to hold.
+
+    Attributes:
+        active: bytes in use now.
+        peak: at the highest.
+        limit: what the machine can give; 0: unknown.
+        traces: graphs traced so far.
+        overkept: bytes of freed buffers kept for reuse beyond those that the framework was told to keep; 0
+            where it is told nothing.
+    """
 
     active: int
     peak: int
     limit: int
     traces: int = 0
+    overkept: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,8 @@ class MemoryHabits:
 
     Attributes:
         float_bytes: of one weight and one activation; None: as the model's files have them.
-        widens: whether norms and rotations, for want of fused kernels, are computed and kept in float32.
+        widens: whether norms, rotations and the products with experts' factors, for want of kernels, are
+            computed and kept in float32.
         chunk_positions: (vocabulary, rows) -> positions whose logits exist at a time.
         head: with a gradient.
         head_plain: without.

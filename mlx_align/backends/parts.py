@@ -61,14 +61,17 @@ def _of_rows(batch: Batch, rows: Sequence[int], k: int) -> Batch:
     )
 
 
-def _of_branches(batch: Batch, branches: Sequence[int]) -> Batch:
-    """Only these branches, as wide as they need; the prompts stay."""
+def _of_branches(batch: Batch, branches: Sequence[int], *, keep_shape: bool = False) -> Batch:
+    """Only these branches, as wide as they need, or as the batch is; the prompts stay."""
     mask = batch.branch_mask[branches]
-    width = int(np.flatnonzero(mask.any(axis=0))[-1]) + 1
+    width = mask.shape[1] if keep_shape else int(np.flatnonzero(mask.any(axis=0))[-1]) + 1
     given = {name: getattr(batch, name) for name in PER_BRANCH}
     changed = {name: array[branches] for name, array in given.items() if array is not None}
     changed = {name: array[:, :width] if array.ndim == 2 else array for name, array in changed.items()}
-    return replace(batch, **changed, scored=np.flatnonzero(mask[:, :width]).astype(np.int32))
+    flat = mask[:, :width].reshape(-1)
+    count = min(len(batch.scored), flat.size) if keep_shape else np.count_nonzero(flat)
+    scored = np.argsort(flat == 0, kind="stable")[:count]  # those that the mask marks come first
+    return replace(batch, **changed, scored=scored.astype(np.int32))
 
 
 @dataclass(frozen=True)
@@ -84,17 +87,26 @@ class Piece:
     batch: Batch
 
 
-def pieces(batch: Batch, at_once: int | None) -> list[Piece]:
-    """The batch in pieces of at most `at_once` branches of every row; None: in one."""
+def pieces(batch: Batch, at_once: int | None, *, keep_shape: bool) -> list[Piece]:
+    """The batch in pieces.
+
+    Args:
+        batch: with numpy arrays.
+        at_once: branches of every row in a piece, at the most; None: all of them.
+        keep_shape: a piece's arrays depend on the batch's shape only, not on how long its own branches are:
+            they are as wide as the batch's, and as many positions are scored, if it has so many.
+    """
     k = batch.branches
     if at_once is None or at_once >= k:
         return [Piece(tuple(range(batch.size * k)), batch)]
     starts = range(0, k, at_once)
     own = [[row * k + b for row in range(batch.size) for b in range(k)[at : at + at_once]] for at in starts]
-    return [
-        Piece(tuple(branches), replace(_of_branches(batch, branches), branch_row=batch.branch_row[branches]))
-        for branches in own
-    ]
+    return [Piece(tuple(branches), _piece(batch, branches, keep_shape)) for branches in own]
+
+
+def _piece(batch: Batch, branches: Sequence[int], keep_shape: bool) -> Batch:
+    made = _of_branches(batch, branches, keep_shape=keep_shape)
+    return replace(made, branch_row=batch.branch_row[branches])
 
 
 def rejoined(batch: Batch, cut: Sequence[Piece], scores: Sequence[Scores]) -> Scores:

@@ -69,55 +69,78 @@ class BatchPlan:
     exactly once, in the same number of batches. Rows of similar shape share a batch, and the batches come in
     random order.
 
+    Several ranks read side by side, at one position, what a single rank would read with
+
+        `batch_size`          batches so many times as large: each reads its part of the rows
+        `tokens_per_batch`    so many batches in turn: each reads one, and so keeps the budget
+
     Args:
         sizes: of the training rows.
         config: how many rows or tokens a rank's batch has, how long the run is, and its seed.
-        rank: whose part of every batch this is.
-        ranks: among how many every batch is divided. All of them together read the batches of a single rank
-            with so many times as many rows or tokens.
+        rank: whose micro-batches these are.
+        ranks: how many read side by side.
     """
 
     def __init__(self, sizes: Sizes, config: TrainConfig, rank: int = 0, ranks: int = 1) -> None:
-        self._sizes, self._config, self._rank, self._ranks = sizes, config, rank, ranks
-        self._packing = _packing(sizes, config, TRAIN_SHAPES, ranks)
+        self._sizes, self._config = sizes, config
+        # Among how many ranks a batch's rows are divided, and how many batches are read side by side.
+        self._among, self._abreast = (ranks, 1) if config.tokens_per_batch is None else (1, ranks)
+        self._part, self._turn = rank // self._abreast, rank % self._abreast
+        self._packing = _packing(sizes, config, TRAIN_SHAPES, self._among)
         self._epoch, (self._order, self._which) = 0, self._arranged(0)
         self.shapes = self._planned()
 
     @property
     def per_epoch(self) -> int:
-        """Micro-batches in one pass over the rows."""
+        """Batches in one pass over the rows, those of all ranks."""
         return len(self._packing.groups)
 
     @property
     def end(self) -> int:
-        """Micro-batches in the whole run."""
-        if self._config.steps is not None:
-            return self._config.steps * self._config.accumulate
-        epochs = self._config.epochs or 0.0  # the config has exactly one of the two
-        return max(1, math.ceil(epochs * self.per_epoch))
+        """Micro-batches of each rank in the whole run; the last may be empty."""
+        return -(-self._batches // self._abreast)
 
     @property
     def oversized(self) -> tuple[int, ...]:
         """The rows that are above `tokens_per_batch` although each is a batch of its own."""
         return tuple(np.flatnonzero(self._packing.oversized).tolist())
 
+    def epoch(self, position: int) -> float:
+        """Passes over the rows after so many micro-batches of each rank."""
+        return min(position * self._abreast, self._batches) / self.per_epoch
+
     def indices(self, position: int) -> tuple[int, ...]:
         """The rank's rows of a micro-batch; there may be none if there are several ranks."""
-        return self.all_indices(position)[self._rank :: self._ranks]
+        return self._rows(position * self._abreast + self._turn)[self._part :: self._among]
 
     def all_indices(self, position: int) -> tuple[int, ...]:
-        """The rows of a micro-batch, of all ranks."""
-        epoch, within = divmod(position, self.per_epoch)
-        if epoch != self._epoch:
-            self._epoch, (self._order, self._which) = epoch, self._arranged(epoch)
-        batch = self._which[within]
-        start, stop = self._packing.bounds[batch : batch + 2]
-        return tuple(self._order[start:stop].tolist())
+        """The rows that all ranks read at a position."""
+        first = position * self._abreast
+        return tuple(row for number in range(first, first + self._abreast) for row in self._rows(number))
 
     def shape(self, position: int) -> Shape:
         """The shape that a micro-batch is padded to; the position must lie in the run."""
         rows = np.array(self.indices(position))
         return self.shapes.fit(self._sizes.natural(rows, np.array([0, len(rows)]))[0])
+
+    @property
+    def _batches(self) -> int:
+        """Batches in the whole run, those of all ranks."""
+        if self._config.steps is not None:
+            return self._config.steps * self._config.accumulate * self._abreast
+        epochs = self._config.epochs or 0.0  # the config has exactly one of the two
+        return max(1, math.ceil(epochs * self.per_epoch))
+
+    def _rows(self, number: int) -> tuple[int, ...]:
+        """The rows of a batch; none after the run's last."""
+        if number >= self._batches:
+            return ()
+        epoch, within = divmod(number, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, (self._order, self._which) = epoch, self._arranged(epoch)
+        batch = self._which[within]
+        start, stop = self._packing.bounds[batch : batch + 2]
+        return tuple(self._order[start:stop].tolist())
 
     def _arranged(self, epoch: int) -> tuple[Ints, Ints]:
         """(R,) an epoch's rows, batch after batch, and (batches,) the order in which the batches come."""
@@ -126,15 +149,15 @@ class BatchPlan:
         return order, generator.permutation(self.per_epoch)
 
     def _planned(self) -> Shapes:
-        """The shapes of all batches of the run."""
-        own, rows = self._packing.part(self._rank, self._ranks)
+        """The shapes of the rank's part of all batches of the run."""
+        own, rows = self._packing.part(self._part, self._among)
         if not own.any():
             return Shapes((), self._sizes.branches)
         bounds = np.append(0, np.cumsum(rows[rows > 0]))
         natural, groups = [], []
-        for epoch in range(math.ceil(self.end / self.per_epoch)):
+        for epoch in range(math.ceil(self._batches / self.per_epoch)):
             order, which = self._arranged(epoch)
-            which = which[: self.end - epoch * self.per_epoch]
+            which = which[: self._batches - epoch * self.per_epoch]
             needs = np.zeros((len(rows), 4), np.int64)
             needs[rows > 0] = self._sizes.natural(order[own], bounds)
             natural.append(needs[which[rows[which] > 0]])
@@ -167,10 +190,10 @@ def eval_batches(
     return [(rows, shapes.fit(needed)) for rows, needed in zip(batches, natural, strict=True)]
 
 
-def _packing(sizes: Sizes, config: TrainConfig, shapes: int, ranks: int = 1) -> Packing:
+def _packing(sizes: Sizes, config: TrainConfig, shapes: int, among: int = 1) -> Packing:
     if config.tokens_per_batch is not None:
-        return by_tokens(sizes, ranks * config.tokens_per_batch, shapes)
-    return by_rows(sizes, ranks * (config.batch_size or 1))  # the config has exactly one of the two
+        return by_tokens(sizes, config.tokens_per_batch, shapes)
+    return by_rows(sizes, among * (config.batch_size or 1))  # the config has exactly one of the two
 
 
 def _smallest(sizes: Sizes, pad_to: int = LENGTH_STEP) -> Shape:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,10 @@ def missing(kind: RowKind, mapping: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def copy_path(source: Path) -> Path:
-    """Where a mapped copy goes: beside the file, under a name that is not taken."""
+    """Where a mapped copy goes: beside the file, under a name that is not taken; it may be too long."""
     numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
     names = (source.with_name(f"{source.stem}.mapped{number}.jsonl") for number in numbers)
-    return next(path for path in names if not path.exists())
+    return next(path for path in names if not os.path.exists(path))
 
 
 def write_mapped(source: Path, mapping: Mapping[str, str], target: Path) -> int:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mlx_align.errors import DataError
+from mlx_align.units import size
 
 MAX_DIGITS = 100
 """Longest integer that is read: a longer one is damage, and the time to read one grows as its square."""
+MAX_LINE = 64_000_000
+"""Longest line that is read, in bytes: a longer one is no row, but most likely a whole file in one line."""
 
 _ARRAY = "JSON lines hold one object a line, not one array: jq -c '.[]' data.json > data.jsonl"
 _CUT_OFF = "The file ends in the middle of this line: it was probably cut off while it was written or copied."
 _ONE_OBJECT = 'Each line must be one whole JSON object, such as {"prompt": ...}.'
+_ONCE = "Write the rows into a file first: they are read more than once."
 _UTF8 = "Save the file as UTF-8: iconv -f THE-OLD-ENCODING -t UTF-8 old.jsonl > new.jsonl"
 
 _KEY = re.compile(r'[\s,{]*("(?:[^"\\]|\\.)*")\s*:\s*')
@@ -47,7 +53,7 @@ def read_jsonl(
             of a surrogate pair. It raises that error, or has the reading go on with the next line.
 
     Raises:
-        DataError: the file cannot be read, or what `refuse` raised.
+        DataError: it is no file, the file cannot be read, a line is too long, or what `refuse` raised.
     """
     for number, raw in _raw_lines(path):
         line = _without_bom(path, raw) if number == 1 else raw
@@ -72,8 +78,16 @@ def json_type(value: object) -> str:
 def _raw_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
     """Lines split at b"\\n" and nowhere else: U+2028 and its kin may stand inside a JSON string."""
     try:
+        mode = Path(path).stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # to open a pipe may take for ever
+            raise DataError.at(path, None, None, "this is a pipe or a device, not a file", _ONCE)
         with Path(path).open("rb") as file:
-            yield from enumerate(file, start=1)
+            for number, line in enumerate(iter(partial(file.readline, MAX_LINE + 1), b""), start=1):
+                if len(line) > MAX_LINE:
+                    message = f"the line has more than {size(MAX_LINE)}"
+                    hint = _ARRAY if _begins_array(number, line) else _ONE_OBJECT
+                    raise DataError.at(path, number, None, message, hint)
+                yield number, line
     except FileNotFoundError:
         raise DataError.at(path, None, None, "there is no such file") from None
     except IsADirectoryError:
@@ -91,9 +105,13 @@ def _without_bom(path: Path | str, first: bytes) -> bytes:
 
 def _hint(number: int, line: bytes) -> str:
     """What to do about a line that is not one JSON object."""
-    if number == 1 and line.lstrip().startswith(b"["):
+    if _begins_array(number, line):
         return _ARRAY
     return _ONE_OBJECT if line.endswith(b"\n") else _CUT_OFF
+
+
+def _begins_array(number: int, line: bytes) -> bool:
+    return number == 1 and line.lstrip().startswith(b"[")
 
 
 def _decode(line: bytes) -> str:

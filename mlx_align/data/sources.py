@@ -64,12 +64,19 @@ def load_dataset(path: Path, kind: RowKind, valid_fraction: float, seed: int) ->
 
 
 def data_files(path: Path) -> list[Path]:
-    """The file to train on, and the validation file where there is one."""
-    if not path.exists():
-        raise DataError.at(path, None, None, "there is no such file or folder")
-    if not path.is_dir():
-        return [path]
-    present = sorted(entry.name for entry in path.iterdir())
+    """The file to train on, and the validation file where there is one.
+
+    Raises:
+        DataError: there is nothing at the path, the folder cannot be read, or a file is missing or ambiguous.
+    """
+    try:
+        if not path.exists():
+            raise DataError.at(path, None, None, "there is no such file or folder")
+        if not path.is_dir():
+            return [path]
+        present = sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        raise DataError.at(path, None, None, f"it cannot be read: {error.strerror}") from None
     if TRAIN not in present:
         found = ", ".join(present) or "nothing"
         message = f"the folder has no {TRAIN}; it holds {found}"

@@ -18,6 +18,7 @@ from mlx_align.config import RunConfig, TrainConfig
 from mlx_align.data import BatchPlan, Example, Shape, Sizes, collate, eval_batches
 from mlx_align.engine.evaluation import evaluate
 from mlx_align.engine.state import total
+from mlx_align.paths import typed
 
 RefLogps = Sequence[Sequence[NDArray[np.float32]]]
 """For each example, for each of its branches, the (T_i,) reference log-probabilities."""
@@ -52,7 +53,7 @@ class RunData:
 
     @property
     def end(self) -> int:
-        """Micro-batches in the whole run."""
+        """Micro-batches of each rank in the whole run."""
         return self._plan.end
 
     @property
@@ -67,12 +68,12 @@ class RunData:
 
     def epoch(self, position: int) -> float:
         """Passes over the data after `position` micro-batches."""
-        return position / self._plan.per_epoch
+        return self._plan.epoch(position)
 
     def batch(self, position: int) -> Batch | None:
         """The rank's part of a micro-batch: a pure function of the run's seed and the position.
 
-        None if the micro-batch has fewer rows than there are ranks, and none for this one.
+        None if what is left has no rows for this one of several ranks.
         """
         return self._open[position] if position in self._open else self._batch(position)
 
@@ -146,7 +147,7 @@ def data_path(config: RunConfig) -> Path:
     """The file or folder the rows come from; "sample" is the embedded one that fits the method."""
     if config.data.path == embedded.SAMPLE and not Path(embedded.SAMPLE).exists():
         return embedded.sample_for(methods.get(config.method.name).rows)
-    return Path(config.data.path).expanduser()
+    return typed(config.data.path)
 
 
 def fingerprint(examples: Sequence[Example]) -> str:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlx_align import launched
 from mlx_align.errors import AlignError, DeviceAbortError, UsageError
@@ -21,6 +22,15 @@ from mlx_align.runs import CHECKPOINT, STOP, EventReader, RunDirectory
 
 POLL_SECONDS = 0.1
 TERMINAL = (RunFinished, RunStopped, RunFailed)
+ADVICE = {
+    signal.SIGABRT: "A GPU watchdog or a failed allocation does this: try shorter sequences "
+    "(data.max_length) or smaller batches, keep the display off and the Mac awake (`caffeinate -i`), or set "
+    "AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1, which asks macOS to be patient.",
+    signal.SIGKILL: "The system may have run out of memory: try smaller batches.",
+    signal.SIGTERM: "It was still waiting for the other ranks.",
+    signal.SIGALRM: "The other ranks did not come.",
+}
+"""What may help where an engine was ended by one of these signals."""
 
 
 @dataclass
@@ -113,18 +123,66 @@ def _follow(reader: EventReader, alive: Callable[[], bool]) -> Iterator[Event]:
         time.sleep(POLL_SECONDS)
 
 
+def kill(run: RunDirectory) -> None:
+    """End a run's engine at once, whoever started it, because one that hangs hears no request.
+
+    The last checkpoint remains.
+
+    Raises:
+        UsageError: none works on it, or not where it can be ended from here.
+    """
+    pid = run.pid()
+    if pid is None:
+        raise UsageError(f"the run '{run.name}' is not running", hint="`mlx-align runs ls` shows which are.")
+    run.control.request(STOP)  # so that whoever looks at how it ended sees that this was wished
+    try:
+        if os.getsid(pid) == pid:  # as `launch` starts each: on another machine the number is somebody else's
+            os.kill(pid, signal.SIGKILL)
+            return
+    except ProcessLookupError:
+        if not run.is_running():  # it has just ended by itself
+            return
+    except PermissionError:
+        pass
+    raise UsageError(
+        f"the engine of the run '{run.name}', process {pid}, cannot be ended from here",
+        hint="It runs on another machine or belongs to another user. It was asked to save and stop; "
+        "if it does not, end it there.",
+    )
+
+
+class Death(NamedTuple):
+    """What can be said of an engine that died without a last word.
+
+    Args:
+        message: what happened.
+        advice: what may help, "" where nobody knows.
+        of_device: whether the device or the system ended it, and no person.
+    """
+
+    message: str
+    advice: str
+    of_device: bool
+
+
+def death(run: RunDirectory, code: int | None) -> Death:
+    """How an engine died.
+
+    Args:
+        run: what it worked on.
+        code: its exit code as `subprocess` tells it, None if that is not known.
+    """
+    if code is None or code >= 0:
+        return Death("the engine ended without a last word", "", of_device=False)
+    number = signal.Signals(-code)
+    if number is signal.SIGKILL and run.control.requested(STOP):
+        return Death("the engine was ended by SIGKILL while it was to stop", "", of_device=False)
+    return Death(f"the engine was ended by {number.name}", ADVICE.get(number, ""), of_device=True)
+
+
 def crash(run: RunDirectory, code: int | None) -> AlignError:
-    """The error for an engine that died without a last word."""
+    """The error for an engine that died without a last word; see `death`."""
+    how = death(run, code)
     resume = f"See {run.log}. `mlx-align runs resume {run.path}` goes on from the last checkpoint."
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        advice = {
-            signal.SIGABRT: "A GPU watchdog or a failed allocation does this: try shorter sequences "
-            "(data.max_length) or smaller batches, keep the display off and the Mac awake (`caffeinate -i`), "
-            "or set AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1, which asks macOS to be patient. ",
-            signal.SIGKILL: "The system may have run out of memory: try smaller batches. ",
-            signal.SIGTERM: "It was still waiting for the other ranks. ",
-            signal.SIGALRM: "The other ranks did not come. ",
-        }.get(signal.Signals(-code), "")
-        return DeviceAbortError(f"the engine was ended by {name}", where=run.name, hint=advice + resume)
-    return AlignError("the engine ended without a last word", where=run.name, hint=resume)
+    kind = DeviceAbortError if how.of_device else AlignError
+    return kind(how.message, where=run.name, hint=f"{how.advice} {resume}".lstrip())

@@ -1,7 +1,7 @@
 """Several ranks that work on one run: who knows what, and how they fail together.
 
 Rank 0 has the run directory. Every other rank works in a folder of its own that goes when it ends, begins
-with a copy of what rank 0 has, and writes nothing that stays. All of them make the same calls of `World` in
+with a copy of what rank 0 has, and keeps nothing but its cache. All of them make the same calls of `World` in
 the same order, so what decides about that order is shared first.
 """
 

@@ -36,7 +36,8 @@ class ScoredSet:
         examples: the rows.
         batches: which rows share a batch, and the shape it is padded to.
         keys: for each row, what its log-probabilities depend on besides the policy: its tokens, whether the
-            prompt is scored too, and the shape of its batch, which decides how sums are rounded.
+            prompt is scored too, and the shape of its batch, which decides how sums are rounded (on a CPU not
+            alone: see `reference_cache`).
         scores_prompt: `Method.scores_prompt`.
         world: the ranks that score them together.
     """

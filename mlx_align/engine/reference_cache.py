@@ -7,7 +7,8 @@ starting adapter, backend, device, dtype, and the versions of the libraries. Wha
 the address, so a stale entry is never found. The tokenizer and the chat template are in a row's token ids.
 
 The shape of its batch is in a row's address too (`reference.row_key`): with other padding the last digits are
-others, and a run must not come to another result because of what other runs have left here.
+others, and a run should not come to another result because of what other runs have left here. The lanes of a
+CPU are not in it: they pad a row with those beside it, so what another run has left here may differ by 1e-6.
 
 The folder may be removed at any time. Above LIMIT_BYTES the policies unused for longest are removed.
 """

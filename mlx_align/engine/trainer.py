@@ -132,7 +132,7 @@ class Trainer:
         state = self.state
         batch = self._data.batch(state.position)
         seed = (self._config.train.seed << 32) + state.position * self._world.size + self._world.rank
-        if batch is None:  # it has fewer rows than there are ranks
+        if batch is None:  # there are not enough rows left for all ranks
             state.position += 1
             return ()
         scores = self._policy.accumulate(batch, self._data.objective, counts, seed=seed)
@@ -213,6 +213,8 @@ class Trainer:
 
     def _after_update(self, last: bool) -> None:
         step, every = self.state.step, self._config.eval.every
+        if step % self._memory.EVERY == 0:
+            self._watch_memory()
         due = last or bool(every and step % every == 0)
         best = due and self._evaluate()
         if best or last or self._stale() or step % self._config.checkpoint.every == 0:
@@ -245,9 +247,11 @@ class Trainer:
         self._report(
             Memory(step=state.step, active=use.active, peak=use.peak, limit=use.limit, traces=use.traces)
         )
-        if growth := self._memory.look(use):
-            self._report.alert("memory-growth", growth, step=state.step)
         return best
+
+    def _watch_memory(self) -> None:
+        if growth := self._memory.look(self._policy.memory()):
+            self._report.alert("memory-growth", growth, step=self.state.step)
 
     def _save(self) -> None:
         state = self.state

@@ -8,16 +8,15 @@ and not obeyed. That helps; it makes no small model immune.
 from __future__ import annotations
 
 import hashlib
-import os.path
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import Field
 
 from mlx_align.data.answers import after_thought
 from mlx_align.errors import UsageError
+from mlx_align.paths import typed
 from mlx_align.rewards.base import Generate, Options, Outcome, Reward, RewardError, Running, Sampled, Tools
 
 BASE = "base"
@@ -72,7 +71,7 @@ class JudgeOptions(Options):
 
     def anywhere(self) -> dict[str, str]:
         """The model, by its whole path if it is a folder here."""
-        folder = Path(os.path.expanduser(self.model))
+        folder = typed(self.model)
         here = self.model != BASE and folder.is_dir()
         return {"model": str(folder.resolve()) if here else self.model}
 

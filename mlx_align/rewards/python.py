@@ -20,6 +20,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from mlx_align.errors import UsageError
+from mlx_align.paths import typed
 from mlx_align.rewards.base import Options, Reward, Running, Tools
 from mlx_align.rewards.workers import Limits, Worker
 from mlx_align.rewards.workers.process import ChildError
@@ -34,7 +35,7 @@ def absolute(name: str) -> str:
     Other names are left as they are.
     """
     named = FUNCTION.fullmatch(name)
-    return f"{Path(named['file']).expanduser().resolve()}:{named['function']}" if named else name
+    return f"{typed(named['file']).resolve()}:{named['function']}" if named else name
 
 
 class PythonOptions(Options):

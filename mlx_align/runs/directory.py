@@ -19,7 +19,7 @@ from mlx_align.runs.atomic import write_json, write_text
 from mlx_align.runs.checkpoints import Checkpoints, export_adapter
 from mlx_align.runs.control import Control
 from mlx_align.runs.eventlog import fold
-from mlx_align.runs.lock import holder, is_held
+from mlx_align.runs.lock import holder, is_held, last_holder
 from mlx_align.toml import from_toml, to_toml
 from mlx_align.wording import plain
 
@@ -96,6 +96,10 @@ class RunDirectory:
     def pid(self) -> int | None:
         """The engine's process id while it runs."""
         return holder(self.lock)
+
+    def last_pid(self) -> int | None:
+        """The process id of the newest engine, whether or not it still runs."""
+        return last_holder(self.lock)
 
     def condition(self, state: RunState) -> Condition:
         """What became of it. An engine that died without a last word has crashed."""

@@ -86,7 +86,13 @@ def is_held(path: Path) -> bool:
 
 def holder(path: Path) -> int | None:
     """The process id of the engine that holds the lock, or None."""
-    if not is_held(path):
+    return last_holder(path) if is_held(path) else None
+
+
+def last_holder(path: Path) -> int | None:
+    """The process id of the engine that holds the lock or held it last, or None."""
+    try:
+        text = path.read_text(encoding="ascii", errors="replace").strip()
+    except FileNotFoundError:
         return None
-    text = path.read_text(encoding="ascii", errors="replace").strip()
     return int(text) if text.isdigit() else None

@@ -81,6 +81,7 @@ class Case:
         vocabulary: V.
         architecture: a key of OTHERS.
         bits: of the base's weights; 32 is float32, 16 bfloat16, 4 quantised.
+        dtype: `backend.dtype`; None: bfloat16 for 16 bits, else float32.
         model: further settings of config.json.
         settings: tables of the run's configuration.
     """
@@ -93,6 +94,7 @@ class Case:
     vocabulary: int = 1024
     architecture: str = "qwen3"
     bits: int = 32
+    dtype: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -102,12 +104,13 @@ class Case:
         parts += [f"V {self.vocabulary:,}"]
         parts += [self.architecture] if self.architecture != "qwen3" else []
         parts += [f"{self.bits} bits"] if self.bits != 32 else []
+        parts += [self.dtype] if self.dtype else []
         parts += [f"{key} {value}" for key, value in (self.model | self.settings).items()]
         return ", ".join(parts)
 
     @property
     def config(self) -> RunConfig:
-        dtype = "bfloat16" if self.bits == 16 else "float32"
+        dtype = self.dtype or ("bfloat16" if self.bits == 16 else "float32")
         backend = {"device": "cpu", "checkpointing": self.checkpointing, "dtype": dtype}
         return RunConfig.model_validate({**self.settings, "backend": backend})
 
@@ -151,6 +154,7 @@ def cases() -> list[Case]:
         Case(bits=16),
         Case(bits=16, checkpointing="layers"),
         Case(bits=4),
+        Case(architecture="qwen3-moe", bits=4, dtype="bfloat16"),
         Case(model={"num_hidden_layers": 12, "hidden_size": 128, "intermediate_size": 384}),
         Case(model={"intermediate_size": 2048, "num_attention_heads": 4}, checkpointing="layers"),
         Case(settings={"adapter": {"rank": 64}}),
@@ -158,6 +162,7 @@ def cases() -> list[Case]:
         Case(settings={"adapter": {"modules": "attention"}}),
         Case(settings={"adapter": {"dropout": 0.1}}),
         Case(settings={"adapter": {"type": "dora"}}),
+        Case(bits=4, settings={"adapter": {"type": "dora"}}),
         Case(settings={"optim": {"name": "lion"}, "adapter": {"rank": 64}}),
         Case(settings={"train": {"accumulate": 4}, "adapter": {"rank": 64}}),
     ]

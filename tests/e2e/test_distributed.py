@@ -75,7 +75,8 @@ def program(*words: str) -> tuple[str, str]:
     return launch("-m", "mlx_align_cli.main", *words)
 
 
-# The same training: every scene is played by two ranks with batch b, and by one with batch 2b
+# The same training: every scene is played by two ranks with batch b, and by one with batch 2b, or, where a
+# budget of tokens holds for each rank, by one that accumulates twice as many batches
 
 
 def odd_data(folder: Path, rows: str) -> Path:
@@ -86,7 +87,12 @@ def odd_data(folder: Path, rows: str) -> Path:
     return folder
 
 
-PORTIONS = {"train__batch_size", "train__tokens_per_batch"}
+def doubled(settings: dict[str, Any]) -> dict[str, Any]:
+    """What one rank reads to train as two with these settings do."""
+    key = "train__accumulate" if "train__tokens_per_batch" in settings else "train__batch_size"
+    return {**settings, key: 2 * settings.get(key, 1)}
+
+
 BRIEF = {
     "train__steps": 6,
     "train__batch_size": 2,
@@ -127,9 +133,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
         for name, (method, settings, happens) in SAME.items():
             data = odd_data(folder / method, "completion" if method == "sft" else "pair")
             common = {**BRIEF, **settings, "data__path": str(data)}
-            larger = {key: common[key] and 2 * common[key] for key in PORTIONS & common.keys()}
             run = support.new_run(folder / "two" / name.replace(" ", "-"), method, **common)
-            one = support.new_run(folder / "one" / name.replace(" ", "-"), method, **{**common, **larger})
+            one = support.new_run(folder / "one" / name.replace(" ", "-"), method, **doubled(common))
             result.runs[name] = run, one
             scenes += [{"run": str(run.path), **happens}, *([{"run": str(run.path)}] if happens else [])]
         (folder / "plan.json").write_text(json.dumps(scenes))

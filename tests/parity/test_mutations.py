@@ -54,8 +54,8 @@ MUTATIONS = {
     ),
     "no gradient through the prompt's keys and values": Mutation(
         "mlx_align/backends/mlx/checkpointing.py",
-        "held = [] if cache is None else cache.held()",
-        "held = [] if cache is None else [mx.stop_gradient(x) for x in cache.held()]",
+        "twins = [cache.twin(own) for",
+        "twins = [cache.twin([mx.stop_gradient(x) for x in own]) for",
         (FORWARD, "-k", "checkpointing_changes and qwen3-layers"),
     ),
     "softmax over a chunk's slopes forgotten": Mutation(

@@ -85,9 +85,42 @@ def test_no_batch_is_above_the_budget_but_single_rows_that_are_named(
 @given(rows(), CONFIGS, st.integers(0, 4))
 @hypothesis_settings(deadline=None)
 def test_every_epoch_has_every_row_once(sizes: Sizes, config: TrainConfig, epoch: int) -> None:
-    plan = BatchPlan(sizes, config)
+    plan = BatchPlan(sizes, config.model_copy(update={"epochs": epoch + 1.0, "steps": None}))
     batches = [plan.indices(epoch * plan.per_epoch + i) for i in range(plan.per_epoch)]
     assert sorted(row for batch in batches for row in batch) == list(range(len(sizes)))
+    assert plan.epoch(plan.end) == epoch + 1
+
+
+@given(rows(), CONFIGS, st.integers(2, 4))
+@hypothesis_settings(deadline=None)
+def test_ranks_share_the_rows_and_each_keeps_the_budget(
+    sizes: Sizes, config: TrainConfig, ranks: int
+) -> None:
+    config = config.model_copy(update={"epochs": 1.0, "steps": None})
+    plans = [BatchPlan(sizes, config, rank, ranks) for rank in range(ranks)]
+    assert len({plan.end for plan in plans}) == 1
+    read: list[int] = []
+    for position in range(plans[0].end):
+        own = [plan.indices(position) for plan in plans]
+        together = [row for rows in own for row in rows]
+        assert all(sorted(plan.all_indices(position)) == sorted(together) for plan in plans)
+        read += together
+        for plan, rows in zip(plans, own, strict=True):
+            if config.tokens_per_batch is None or not rows or rows[0] in plan.oversized:
+                assert len(rows) <= (config.batch_size or 1)
+            else:
+                assert plan.shape(position).tokens(sizes.branches) <= config.tokens_per_batch
+    assert sorted(read) == list(range(len(sizes)))
+
+
+def test_rows_above_half_the_budget_keep_all_ranks_busy() -> None:
+    """Two budgets put together would hold three of these rows, or one: never as many for either rank."""
+    sizes = Sizes(*[np.full(12, n) for n in (500, 800, 800)], branches=1)
+    for budget, named in ((2000, 0), (1200, 12)):
+        config = TrainConfig(batch_size=None, tokens_per_batch=budget)
+        plans = [BatchPlan(sizes, config, rank, 2) for rank in range(2)]
+        assert [[len(plan.indices(p)) for p in range(plan.end)] for plan in plans] == [[1] * 6] * 2
+        assert [len(plan.oversized) for plan in plans] == [named] * 2
 
 
 @given(rows(), CONFIGS, st.lists(st.integers(0, 10**6), min_size=1, max_size=12))

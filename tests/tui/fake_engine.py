@@ -7,7 +7,7 @@ As a process it is `python -m tests.tui.fake_engine RUN_DIR SCRIPT [--steps N] [
     nan     losses become not finite; DivergedError
     oom     the device gives up; DeviceAbortError
     abort   kills itself in the middle of a line of its log
-    hang    says nothing any more after half of its steps, until it is killed or asked to stop
+    hang    says and hears nothing any more after half of its steps, until it is killed
     slow    as ok, with a pause at each step, until it is asked to stop
 """
 
@@ -179,9 +179,8 @@ class Fake:
 
     def _end_badly(self, step: int) -> int:
         if self.script == "hang":
-            while not self.run.control.requested(STOP):
+            while True:
                 self.pause()
-            return self._stop(step, {})
         if self.script == "abort":
             with self.run.events.open("ab") as file:
                 file.write(b'{"v":1,"seq":99999,"type":"st')

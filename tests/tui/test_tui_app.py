@@ -21,6 +21,7 @@ from mlx_align.runs import list_runs
 from mlx_align_tui import settings as remembered
 from mlx_align_tui.app import AlignApp
 from mlx_align_tui.screens.base import AlignScreen
+from mlx_align_tui.screens.export import ExportScreen
 from mlx_align_tui.screens.help import HelpScreen
 from mlx_align_tui.screens.home import HomeScreen
 from mlx_align_tui.screens.jump import JumpScreen, Letter
@@ -83,6 +84,45 @@ def test_help_jump_palette_and_the_way_back(root: Path, settings: TuiSettings) -
     play(story())
 
 
+def test_each_place_is_open_once(root: Path, settings: TuiSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (written(root, steps=20, number=number) for number in range(2))
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+
+            async def go(name: str, *about: Any) -> AlignScreen:
+                app.go(name, *about)
+                screen = app.screen
+                assert isinstance(screen, AlignScreen)
+                await until(pilot, lambda: screen.is_mounted)
+                return screen
+
+            def places() -> list[str]:
+                return [screen.address[0] for screen in app.screen_stack if isinstance(screen, AlignScreen)]
+
+            monitor = await go("monitor", first)
+            assert isinstance(monitor, MonitorScreen)
+            compare = await go("compare", [first, second])
+            await go("export", first)
+            assert places() == ["home", "monitor", "compare", "export"]
+            assert await go("compare") is compare, "whatever it is about"
+            assert await go("monitor", first) is monitor
+            assert places() == ["home", "monitor"]
+            other = await go("monitor", second)
+            assert isinstance(other, MonitorScreen)
+            assert other.run_directory == second
+            assert places() == ["home", "monitor"]
+            await until(pilot, monitor.gone.is_set, "it reads no more")
+            await go("export", second)
+            monkeypatch.setattr(ExportScreen, "would_lose", "An export is under way.")
+            for run in (second, first):
+                await go("monitor", run)
+                assert places() == ["home", "monitor", "export", "monitor"], "nothing is lost"
+
+    play(story())
+
+
 def test_vim_keys_and_keys_of_ones_own(root: Path) -> None:
     for number in range(4):
         written(root, steps=20, number=number)
@@ -113,17 +153,18 @@ def test_vim_keys_and_keys_of_ones_own(root: Path) -> None:
     play(story())
 
 
+@pytest.mark.parametrize("room", [True, False])
 def test_settings_are_kept_and_a_full_disk_is_told(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: bool
 ) -> None:
+    write = remembered.write_text
     monkeypatch.setattr(remembered, "settings_path", lambda: tmp_path / "config" / "tui.toml")
 
     async def story() -> None:
         app = AlignApp(root)
         async with app.run_test() as pilot:
             app.theme = "align-light"
-            await pilot.pause()
-            assert remembered.load().theme == "align-light"
+            await until(pilot, lambda: remembered.load().theme == "align-light")
 
             def full(path: Path, text: str) -> None:
                 raise OSError(28, "No space left on device")
@@ -134,6 +175,10 @@ def test_settings_are_kept_and_a_full_disk_is_told(
             (note,) = app._notifications
             assert "No space left" in note.message
             assert app.theme == "align-contrast", "it holds all the same"
+            if room:
+                monkeypatch.setattr(remembered, "write_text", write)
+        assert remembered.load().theme == ("align-contrast" if room else "align-light")
+        assert room == (app.unsaved is None), "it is told on the terminal"
 
     play(story())
 
@@ -264,13 +309,13 @@ def test_settings_survive_a_round_trip(tmp_path: Path) -> None:
     for number in range(10):
         given.remember_model(f"model-{number}")
     given.remember_model("model-5")
-    remembered.save(given, path)
+    remembered.save(given, TuiSettings(), path)
     assert remembered.load(path) == given
     assert given.recent_models[:3] == ("model-5", "model-9", "model-8")
     assert len(given.recent_models) == remembered.RECENT
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(AlignError):
-        remembered.save(given, tmp_path / "file" / "tui.toml")
+        remembered.save(given, TuiSettings(), tmp_path / "file" / "tui.toml")
 
 
 def test_no_colour(root: Path, settings: TuiSettings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from textual.widgets import Input, Static
 from mlx_align.errors import UsageError
 from mlx_align.runs import RunLock
 from mlx_align_tui.live.adapters import adapters_of, pick
+from mlx_align_tui.screens.chat import ChatScreen
 from mlx_align_tui.screens.chat.weights import WeightsScreen
 from mlx_align_tui.screens.home import HomeScreen
 from mlx_align_tui.settings import TuiSettings
@@ -194,6 +196,34 @@ def test_an_engine_that_hangs_is_ended(root: Path, settings: TuiSettings, engine
             await until(pilot, lambda: chat.order, "another one is there")
 
     play(story())
+
+
+@pytest.mark.parametrize("keys", [("escape", "escape"), ("ctrl+q",)])
+def test_an_engine_that_ends_late_keeps_nobody_waiting(
+    root: Path,
+    settings: TuiSettings,
+    engines: Engines,
+    monkeypatch: pytest.MonkeyPatch,
+    keys: tuple[str, ...],
+) -> None:
+    processes, waiting = engines("ok"), list[threading.Thread]()
+
+    async def story() -> None:
+        async with chatting(root, settings) as (pilot, chat):
+            wait = processes[0].wait
+
+            def watched(timeout: float | None = None) -> int:
+                waiting.append(threading.current_thread())
+                return wait(timeout)
+
+            monkeypatch.setattr(processes[0], "wait", watched)
+            await pilot.press(*keys)
+            await until(pilot, lambda: not isinstance(chat.app.screen, ChatScreen) or chat.app._exit)
+        assert wait() == -signal.SIGKILL
+
+    play(story())
+    assert waiting
+    assert threading.current_thread() not in waiting
 
 
 def test_a_question_too_long_for_the_pipe_of_an_engine_that_hangs(

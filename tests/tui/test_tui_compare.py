@@ -12,8 +12,17 @@ from textual.widgets import TabbedContent
 from mlx_align.runs import RunDirectory
 from mlx_align.toml import to_toml
 from mlx_align_tui.app import AlignApp
+from mlx_align_tui.live.following import Follower, Tail
 from mlx_align_tui.screens.compare import CompareScreen
-from mlx_align_tui.screens.compare.reading import Reader, letter_of, measures_of, title_of
+from mlx_align_tui.screens.compare.reading import (
+    POLL_SECONDS,
+    Reader,
+    Side,
+    follow,
+    letter_of,
+    measures_of,
+    title_of,
+)
 from mlx_align_tui.screens.compare.tables import difference_rows, measure_rows, notes
 from mlx_align_tui.screens.home import HomeScreen
 from mlx_align_tui.settings import TuiSettings
@@ -108,6 +117,36 @@ def test_nothing_new_is_told_once(root: Path) -> None:
     second, news = reader.read()
     assert not news
     assert [a is b for a, b in zip(first, second, strict=True)] == [True, True]
+
+
+def test_long_logs_are_read_without_pauses(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Follower.poll
+    monkeypatch.setattr(Follower, "poll", lambda follower: real(follower, 60))
+    told: list[list[Side]] = []
+    waits: list[float] = []
+    follow(pair(root), told.append, lambda seconds: waits.append(seconds) or seconds > 0)
+    assert [side.state.step for side in told[-1]] == [40, 120]
+    assert waits == [0.0] * (len(waits) - 1) + [POLL_SECONDS]
+    assert len(waits) > 1, "the second log is longer than a look"
+
+
+def test_a_log_that_cannot_be_read_for_a_while(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader(pair(root))
+    first, _ = reader.read()
+    with monkeypatch.context() as broken:
+        broken.setattr(Tail, "read", refused)
+        lost, news = reader.read()
+        assert news
+        assert [side.problem for side in lost] == ["no more files", "no more files"]
+        assert [side.state for side in lost] == [side.state for side in first], "what was read stays"
+        assert not reader.read()[1]
+    found, news = reader.read()
+    assert news
+    assert found == first
+
+
+def refused(tail: Tail) -> str:
+    raise OSError("no more files")
 
 
 def test_marks_are_compared_and_every_key_does_something(root: Path, settings: TuiSettings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mlx_align.errors import AlignError, DataError
 from mlx_align_tui.app import AlignApp
 from mlx_align_tui.live.programs import Preview
 from mlx_align_tui.screens.data import DataScreen, Side
-from mlx_align_tui.screens.data_parts.mapping import Mapping
+from mlx_align_tui.screens.data_parts.mapping import Columns, Mapping
 from mlx_align_tui.screens.data_parts.survey import SHOWN_ROWS, Survey
 from mlx_align_tui.screens.data_parts.tokens import tokens_text
 from mlx_align_tui.settings import TuiSettings
@@ -203,7 +204,7 @@ def test_the_line_moves_and_says_how_many_rows_are_longer(
 
 @pytest.mark.parametrize(("high", "columns"), [(100, 40), (40, 100), (64, 64), (1000, 7)])
 def test_a_histogram_loses_no_row(high: int, columns: int) -> None:
-    values = np.random.default_rng(high).integers(0, high + 1, 500)
+    values = np.sort(np.random.default_rng(high).integers(0, high + 1, 500))
     found = counts(values.tolist(), high, columns)
     assert len(found) == columns
     if high >= columns:
@@ -268,6 +269,124 @@ def test_data_that_cannot_be_read_says_why(scripted: type[Scripted], root: Path,
             assert "Save it as UTF-8." in "\n".join(words(app))
             await pilot.press("right", "t", "3", "left", "2", "enter")
             assert app.screen is screen
+
+    play(story())
+
+
+def test_columns_are_looked_for_in_a_thread(
+    scripted: type[Scripted], root: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def look(path: Path) -> Columns:
+        threads.append(threading.current_thread())
+        return Columns(path, COLUMNS)
+
+    monkeypatch.setattr("mlx_align_tui.screens.data.look", look)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=TuiSettings())
+        async with app.run_test(size=(80, 24)) as pilot:
+            await opened(app, pilot, file)
+        assert threads
+        assert threading.main_thread() not in threads
+
+    play(story())
+
+
+def test_columns_that_cannot_be_read_say_why(scripted: type[Scripted], root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "[b]rows.jsonl"
+    file.write_text("[1, 2]\n", encoding="utf-8")
+
+    async def story() -> None:
+        app = AlignApp(root, settings=TuiSettings())
+        async with app.run_test(size=(80, 24)) as pilot:
+            await pilot.pause()
+            app.go("data", file)
+            await until(pilot, lambda: isinstance(app.screen, DataScreen) and app.screen.query("#columns"))
+            screen = app.screen
+            assert isinstance(screen, DataScreen)
+            screen.action_show("columns")
+            await until(pilot, lambda: "a list, not an object" in "\n".join(words(app)))
+            assert "[b]rows.jsonl:1" in "".join("".join(words(app)).split()), "it may be on two lines"
+            assert "jq -c" in "\n".join(words(app))
+
+    play(story())
+
+
+def test_a_preview_that_cannot_be_started_is_told(
+    root: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("mlx_align_tui.live.programs.start", refuse)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=TuiSettings())
+        async with app.run_test(size=(80, 24)) as pilot:
+            await pilot.pause()
+            app.go("data", file)
+            await until(pilot, lambda: "temporarily unavailable" in "\n".join(words(app)))
+            assert "cannot be read" in words(app)[0]
+
+    play(story())
+
+
+def test_texts_name_the_keys_that_are_bound(
+    scripted: type[Scripted], root: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = {**SURVEY, "names": [], "prompts": [], "answers": [], "findings": []}
+    monkeypatch.setattr("tests.tui.test_tui_data.SURVEY", nothing)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=TuiSettings(keys={"data.lint_tab": "x", "data.columns_tab": "f7"}))
+        async with app.run_test(size=(80, 24)) as pilot:
+            await pilot.pause()
+            app.go("data", file)
+            await until(pilot, lambda: "Lint (x) says why" in " ".join(" ".join(words(app)).split()))
+            assert "Columns (F7)" in " ".join(" ".join(words(app)).split())
+
+    play(story())
+
+
+class Counted(int):
+    """A number that counts how often it is looked at."""
+
+    looks = 0
+
+    def __lt__(self, other: int) -> bool:
+        Counted.looks += 1
+        return int(self) < other
+
+    def __gt__(self, other: int) -> bool:
+        Counted.looks += 1
+        return int(self) > other
+
+    def __mul__(self, other: int) -> int:
+        Counted.looks += 1
+        return int(self) * other
+
+
+def test_moving_the_line_does_not_go_through_all_rows(
+    scripted: type[Scripted], root: Path, file: Path
+) -> None:
+    rows = [Counted(number % 997) for number in range(60_000)]
+
+    async def story() -> None:
+        app = AlignApp(root, settings=TuiSettings())
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(app, pilot, file)
+            plot = screen.query_one(LengthPlot)
+            await pilot.press("3")
+            await until(pilot, lambda: screen.focused is plot)
+            plot.show({"prompt": rows}, rows, 500)
+            await until(pilot, lambda: "median 497, longest 996 tokens" in "\n".join(words(app)))
+            Counted.looks, before = 0, plot.beyond
+            plot.action_move(-10)
+            await pilot.pause()
+            assert plot.beyond > before
+            assert Counted.looks < len(rows) // 4
 
     play(story())
 
@@ -337,6 +456,7 @@ def test_a_preview_that_a_signal_ends_says_so(ended: signal.Signals) -> None:
     closed = Preview(embedded.sample_for("pair"), embedded.TINY_CHAT, "orpo")
     closed.close()
     assert list(closed.messages()) == [], "who closes it need not be told"
+    assert closed._process is None, "and it was not even started"
 
 
 def test_columns_may_hold_and_be_called_anything(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.binding import Binding
@@ -15,7 +19,7 @@ from mlx_align.errors import AlignError
 from mlx_align_tui import settings as remembered
 from mlx_align_tui.app import AlignApp
 from mlx_align_tui.keymap import MARK, Key, all_keys, in_markdown, said, shown
-from mlx_align_tui.live import environment
+from mlx_align_tui.live import environment, programs
 from mlx_align_tui.live.environment import Examination, Finding
 from mlx_align_tui.plain import plain
 from mlx_align_tui.screens.doctor import DoctorScreen
@@ -24,7 +28,7 @@ from mlx_align_tui.screens.doctor.places import Place, bytes_in
 from mlx_align_tui.screens.doctor.rebinding import RebindScreen
 from mlx_align_tui.screens.home import HomeScreen
 from mlx_align_tui.settings import TuiSettings
-from tests.tui.conftest import play, until
+from tests.tui.conftest import DEADLINE, play, until
 from tests.tui.snapshots import SIZES, check_picture, words
 
 FOUND = [
@@ -179,7 +183,7 @@ def test_colours_change_as_one_moves_and_stay(root: Path) -> None:
             screen = await opened(app, pilot)
             await pilot.press("2", "j")
             await until(pilot, lambda: app.theme == "align-light")
-            assert remembered.load().theme == "align-light"
+            await until(pilot, lambda: remembered.load().theme == "align-light")
             await pilot.press("down")
             await until(pilot, lambda: app.theme == "align-contrast")
             assert screen.query_one(OptionList).highlighted == 2
@@ -202,7 +206,7 @@ def test_a_key_is_changed_used_kept_and_given_back(root: Path) -> None:
             await until(pilot, lambda: "q is Quit already (app.quit)" in seen(app))
             await pilot.press("p")
             await until(pilot, lambda: app.screen is screen)
-            assert remembered.load().keys == {"doctor.paths_tab": "p"}
+            await until(pilot, lambda: remembered.load().keys == {"doctor.paths_tab": "p"})
             assert "(was 4)" in seen(app)
             await pilot.press("4")
             assert screen.query_one(TabbedContent).active == "keys", "it means nothing any more"
@@ -211,7 +215,7 @@ def test_a_key_is_changed_used_kept_and_given_back(root: Path) -> None:
             await pilot.press("3")
             point_at(screen, "doctor.paths_tab")
             await pilot.press("x")
-            assert remembered.load().keys == {}
+            await until(pilot, lambda: remembered.load().keys == {})
             await pilot.press("4")
             await until(pilot, lambda: screen.query_one(TabbedContent).active == "paths")
 
@@ -321,6 +325,33 @@ def test_the_process_is_asked_and_its_failure_is_told(
     closed = Examination(tmp_path)
     closed.close()
     assert closed.ask() == []
+
+
+def test_who_asks_again_leaves_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    processes: list[subprocess.Popen[str]] = []
+    begun, begin = threading.Event(), programs.start
+
+    def start(*given: Any, **options: Any) -> subprocess.Popen[str]:
+        processes.append(begin(*given, **options))
+        begun.set()
+        return processes[-1]
+
+    monkeypatch.setattr(programs, "start", start)
+    monkeypatch.setattr(environment, "PROGRAM", ("-c", "import threading; threading.Event().wait()"))
+    examination, answers = Examination(tmp_path), list[list[Finding]]()
+    first = threading.Thread(target=lambda: answers.append(examination.ask()))
+    try:
+        first.start()
+        assert begun.wait(DEADLINE)
+        monkeypatch.setattr(environment, "PROGRAM", ("-c", "print('[]')"))
+        answers.append(examination.ask())
+        first.join(DEADLINE)
+        assert answers == [[], []]
+        assert [process.returncode for process in processes] == [-signal.SIGKILL, 0]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 @pytest.mark.parametrize("theme", ["align-dark", "align-light"])

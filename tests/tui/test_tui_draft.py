@@ -156,6 +156,8 @@ def test_a_function_of_ones_own_is_named_by_its_whole_path(
         ("rewards.numeric", "nan", "rewards.numeric", "must be a number"),
         ("rewards.python", "1", "rewards.python.function", "must be FILE.py:FUNCTION"),
         ("rewards.python.function", "none.py:f", "rewards.python.function", "cannot be read"),
+        ("rewards.python.function", "~nobody-here/r.py:f", "rewards.python.function", "cannot be read"),
+        ("rewards.python.function", "x" * 300 + ".py:f", "rewards.python.function", "cannot be read"),
         ("rewards.python.function", "bad.py:f", "rewards.python.function", "is not Python"),
         ("rewards.python.function", "good.py:f", "rewards.python.function", "it has g"),
         ("method.beta", "-1", "method.beta", "must be greater than or equal to 0 and is -1"),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -278,6 +282,54 @@ def test_cancelling_leaves_nothing(
             await until(pilot, lambda: states(screen)[2:] == ["done"])
 
     play(story())
+
+
+def test_what_is_begun_after_a_cancel_is_not_cancelled(
+    root: Path, settings: TuiSettings, script: Callable[[str], None]
+) -> None:
+    script("stubborn")
+    run = written(root, steps=20)
+
+    async def story() -> None:
+        async with opened(run, settings) as (pilot, screen):
+            await pilot.press("f5")
+            await until(pilot, lambda: screen.jobs and len(screen.jobs[0].stages) == 2)
+            await pilot.press("c")
+            script("ok")
+            await pilot.press("1", "f5")
+            assert states(screen) == ["running", "waiting"], "the first is still asked to end"
+            (writing,) = (run.path / "exports").iterdir()
+            os.kill(int(writing.name.split("-")[1]), signal.SIGKILL)
+            await until(pilot, lambda: not screen.busy)
+            assert states(screen) == ["cancelled", "done"]
+
+    play(story())
+
+
+def test_an_export_that_does_not_end_does_not_outlive_the_app(tmp_path: Path) -> None:
+    run = written(tmp_path, steps=20)
+    leaving = """
+import os, sys
+from pathlib import Path
+from mlx_align_tui.live import exporting
+exporting.PROGRAM, exporting.GRACE = [sys.argv[1], "stubborn"], 0.05
+run = sys.argv[2]
+export = exporting.Exporting(["export", run, "--to", "mlx"], Path(run, "exports"))
+def told(message):
+    if message["stage"] == "verifying":
+        export.cancel()
+        os._exit(7)
+export.run(told)
+"""
+    left = subprocess.run([sys.executable, "-c", leaving, str(PROGRAM), str(run.path)], check=False)
+    assert left.returncode == 7
+
+    async def is_clean() -> None:
+        async with asyncio.timeout(DEADLINE):
+            while list((run.path / "exports").iterdir()):
+                await asyncio.sleep(0.01)
+
+    play(is_clean())
 
 
 def test_an_export_that_is_killed_takes_away_only_its_own(

@@ -162,6 +162,26 @@ def test_a_wrong_name_and_no_network_are_told_with_what_to_do(
     play(story())
 
 
+def test_a_hub_that_cannot_be_asked_for_want_of_a_process_is_told(
+    root: Path, settings: TuiSettings, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("mlx_align_tui.live.programs.start", refuse)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await chosen(app, pilot, NAME)
+            await until(pilot, lambda: "temporarily unavailable" in text(app))
+            assert "Try again" in text(app)
+            await pilot.press("escape")
+            await until(pilot, lambda: not isinstance(app.screen, FetchScreen))
+
+    play(story())
+
+
 def test_models_that_judge_are_needed_too() -> None:
     from mlx_align.config import ModelConfig, RewardConfig, RunConfig
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mlx_align.events import Event
 from mlx_align.run_state import RunState
-from mlx_align.runs import RunDirectory, RunLock
+from mlx_align.runs import EventReader, RunDirectory, RunLock
+from mlx_align_tui.live import following
 from mlx_align_tui.live.columns import Columns
 from mlx_align_tui.live.following import Follower, Tail
 from mlx_align_tui.live.runs import Index
-from mlx_align_tui.live.watching import Look, watch
+from mlx_align_tui.live.watching import Look, Newest, watch
 from tests.tui.fake_engine import Fake, new_run, written
 
 
@@ -29,11 +33,11 @@ def test_a_log_is_read_in_parts_and_once(root: Path) -> None:
     follower = Follower(run)
     first = follower.poll(limit=10)
     assert first is not None
-    assert len(first.events) == 10
+    assert first.count == 10
     assert first.more
     rest = follower.poll()
     assert rest is not None
-    assert rest.events[0].seq == 10
+    assert rest.count == len(run.events.read_bytes().splitlines()) - 10
     assert rest.condition == "finished"
     assert follower.poll() is None
     assert follower.state == run.state()
@@ -46,13 +50,49 @@ def test_a_torn_line_is_read_when_it_is_whole(root: Path) -> None:
     follower = Follower(run)
     first = follower.poll()
     assert first is not None
-    assert len(first.events) == 20
+    assert first.count == 20
     assert first.condition == "crashed", "nothing says how it ended, and no engine lives"
     with run.events.open("ab") as file:
         file.write(lines[20][30:] + b"\n")
     second = follower.poll()
     assert second is not None
-    assert [event.seq for event in second.events] == [20]
+    assert second.count == 1
+    assert [step.seq for step in follower.state.steps][-1] == 20
+
+
+def test_a_long_log_is_never_in_memory_as_events(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = written(root, steps=300)
+    parts: list[int] = []
+    real = following.reduce_all
+
+    def folded(state: RunState, events: Sequence[Event]) -> RunState:
+        parts.append(len(events))
+        return real(state, events)
+
+    monkeypatch.setattr(following, "reduce_all", folded)
+    monkeypatch.setattr(following, "PART", 50)
+    follower = Follower(run)
+    progress = follower.poll(limit=120)
+    assert progress is not None
+    assert (progress.count, progress.more) == (120, True)
+    assert max(parts) == 50, "events are many times as large as what is kept of them"
+    assert followed(run).state == run.state()
+
+
+def test_what_was_read_before_an_error_is_not_lost(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = written(root)
+    expected, follower, real = run.state(), Follower(run), EventReader.read
+
+    def interrupted(reader: EventReader) -> Iterator[Event]:
+        yield from islice(real(reader), 10)
+        raise OSError("the disk has gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(EventReader, "read", interrupted)
+        with pytest.raises(OSError, match="gone"):
+            follower.poll()
+    assert follower.poll() is not None
+    assert follower.state == expected
 
 
 def test_an_engine_that_dies_is_noticed(root: Path) -> None:
@@ -66,7 +106,7 @@ def test_an_engine_that_dies_is_noticed(root: Path) -> None:
     dead = follower.poll()
     assert dead is not None
     assert dead.condition == "crashed"
-    assert dead.events == ()
+    assert dead.count == 0
 
 
 def test_columns_are_what_the_state_says(root: Path) -> None:
@@ -149,19 +189,100 @@ def test_watching_tells_what_is_new_and_ends(root: Path) -> None:
     assert "loading" in looks[0].log
 
 
-def test_time_goes_on_without_news(root: Path) -> None:
-    run = written(root)
+def looked(
+    run: RunDirectory,
+    times: int,
+    between: Callable[[int], object] = lambda number: None,
+    *,
+    seconds: float = 10.0,
+) -> list[Look]:
+    """What is told in so many looks, so many seconds apart; `between` is called after each."""
     looks: list[Look] = []
-    now = iter(range(100))
-    times: list[float] = []
-    watch(
-        run,
-        looks.append,
-        lambda seconds: times.append(seconds) or len(times) > 5,
-        clock=lambda: 10.0 * next(now),
-    )
-    assert len(looks) > 2
+    waits: list[float] = []
+
+    def wait(asked: float) -> bool:
+        waits.append(asked)
+        between(len(waits))
+        return len(waits) >= times
+
+    watch(run, looks.append, wait, clock=lambda: seconds * len(waits))
+    return looks
+
+
+def test_time_goes_on_without_news_while_a_run_does(root: Path) -> None:
+    run = written(root)
+    with RunLock(run.lock):
+        looks = looked(run, 5)
+    assert [look.condition for look in looks] == ["running"] * 5
     assert looks[-1].log == ""
+    assert len(looked(run, 5)) == 1, "of a run that is over there is nothing more to tell"
+
+
+def test_a_run_that_cannot_be_read_for_a_while(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was folded in a look that failed is told by the next that does not; so is a recovery by itself."""
+    run = written(root, steps=40)
+    lines = run.events.read_bytes().splitlines(keepends=True)
+    run.events.write_bytes(b"".join(lines[:20]))
+    full = OSError(24, "Too many open files")
+    broken = {2: full, 3: full, 4: OSError(5, "Input/output error"), 6: full}
+    real, reads = Tail.read, [0]
+
+    def read(tail: Tail) -> str:
+        reads[0] += 1
+        if (error := broken.get(reads[0])) is not None:
+            raise error
+        return real(tail)
+
+    def grow(number: int) -> None:
+        if number == 1:
+            run.events.write_bytes(b"".join(lines))
+
+    monkeypatch.setattr(Tail, "read", read)
+    with RunLock(run.lock):
+        looks = looked(run, 8, grow, seconds=0.0)
+    assert [(look.condition, look.trouble) for look in looks] == [
+        ("running", ""),
+        ("unreadable", "Too many open files"),
+        ("unreadable", "Input/output error"),
+        ("running", ""),
+        ("unreadable", "Too many open files"),
+        ("running", ""),
+    ]
+    before = looks[0].state.step
+    assert [look.state.step for look in looks] == [before, before, before, 40, 40, 40]
+    assert "".join(look.log for look in looks) == "loading tiny-chat\n"
+
+
+def test_a_run_that_could_never_be_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("mlx_align.runs.directory.is_held", refused)
+    (look,) = looked(new_run(root), 3)
+    assert (look.condition, look.trouble) == ("unreadable", "Permission denied")
+
+
+def test_of_looks_that_wait_the_newest_is_seen_with_all_of_the_log() -> None:
+    newest = Newest()
+    assert newest.put(Look(log="one "))
+    assert not newest.put(Look(condition="running", log="two "))
+    assert not newest.put(Look(condition="finished", log="three"))
+    look = newest.take()
+    assert look is not None
+    assert (look.condition, look.log) == ("finished", "one two three")
+    assert newest.take() is None
+    assert newest.put(Look())
+
+
+def test_how_an_engine_died_is_told_once_it_is_known(root: Path) -> None:
+    run = written(root, "abort", steps=40)
+    codes = iter([None, -9, -9, -9])
+    looks: list[Look] = []
+    watch(run, looks.append, lambda seconds: len(looks) > 1, exit_code=lambda: next(codes), clock=lambda: 0.0)
+    assert [look.death.message for look in looks if look.death] == [
+        "the engine ended without a last word",
+        "the engine was ended by SIGKILL",
+    ]
 
 
 def test_the_index_sees_runs_come_grow_and_go(root: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from mlx_align.events import Eval, RewardFacts, Rollout, RunStarted, Step
-from mlx_align.run_state import History, RunState
+from mlx_align.packed import PackedSteps
+from mlx_align.run_state import History, RunState, Steps
 from mlx_align_tui.live.estimates import estimate, roughness
 from mlx_align_tui.live.health import findings
 
@@ -72,10 +73,12 @@ def doubled(rng: np.random.Generator, batch: int) -> Course:
 def steps_of(course: Course) -> list[Step]:
     loss, metrics = course
     return [
-        Step.model_construct(
+        Step(
             step=n + 1,
+            epoch=0.0,
             loss=float(loss[n]),
-            skipped=False,
+            learning_rate=0.0,
+            grad_norm=None,
             metrics={k: float(v[n]) for k, v in metrics.items()},
         )
         for n in range(len(loss))
@@ -116,13 +119,14 @@ def told(
         method="any", model="m", data="d", backend="mlx", device="cpu", pid=1, total_steps=len(steps),
         train_rows=1, valid_rows=1, trainable_parameters=1,
     )  # fmt: skip
-    whole, held_out, sampled = list(steps), list(evals), list(rollouts)
+    whole, held_out, sampled = PackedSteps(), list(evals), list(rollouts)
+    whole.extend(steps)
     said: dict[str, int] = {}
     for count in range(first, len(whole) + 1, EVERY):
         state = replace(
             RunState(started=started),
             step=count,
-            steps=History(whole, count),
+            steps=Steps(whole, count),
             evals=History(held_out, sum(each.step <= count for each in held_out)),
             rollouts=History(sampled, min(count, len(sampled))),
         )

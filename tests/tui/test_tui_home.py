@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 from textual.widgets import Input
 
-from mlx_align.runs import list_runs
+from mlx_align.engine.launch import Engine
+from mlx_align.runs import RunDirectory, list_runs
 from mlx_align_tui.app import AlignApp
 from mlx_align_tui.screens.home import HomeScreen
 from mlx_align_tui.screens.monitor import MonitorScreen
@@ -151,6 +153,34 @@ def test_resume_watch_and_stop(root: Path, settings: TuiSettings) -> None:
             await until(pilot, lambda: home.entries[0].condition == "stopped")
 
     play(story())
+
+
+@pytest.mark.parametrize("key", ["n", "d", "question_mark"])
+def test_a_run_that_starts_late_takes_nobody_away(root: Path, settings: TuiSettings, key: str) -> None:
+    written(root, "oom", steps=40)
+    go_on, begin = threading.Event(), launcher("slow")
+
+    def slowly(run: RunDirectory) -> Engine:
+        go_on.wait()
+        return begin(run)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings, launcher=slowly)
+        async with app.run_test(size=(80, 24)) as pilot:
+            home = home_of(app)
+            await until(pilot, lambda: home.entries)
+            await pilot.press("r")
+            await pilot.press(key)
+            await until(pilot, lambda: app.screen is not home)
+            screen = app.screen
+            go_on.set()
+            await until(pilot, lambda: any("has started" in note.message for note in app._notifications))
+            assert app.screen is screen
+
+    try:
+        play(story())
+    finally:
+        go_on.set()
 
 
 def test_the_demo_is_one_key_away(root: Path, settings: TuiSettings) -> None:

@@ -13,13 +13,14 @@ import pytest
 from mlx_align.errors import UsageError
 from mlx_align.runs import Control, RunDirectory
 from mlx_align_tui.app import AlignApp
+from mlx_align_tui.leaving import AT_ONCE, Threads
 from mlx_align_tui.live.engines import Engines
 from mlx_align_tui.screens import PLACES
 from mlx_align_tui.screens.home import HomeScreen
 from mlx_align_tui.screens.quit import ConfirmScreen, QuitScreen
 from mlx_align_tui.settings import TuiSettings
+from tests.tui.conftest import DEADLINE, play, until
 from tests.tui.conftest import Engines as ChatEngines
-from tests.tui.conftest import play, until
 from tests.tui.fake_engine import launcher, new_run, written
 from tests.tui.snapshots import words
 
@@ -41,6 +42,13 @@ raise SystemExit(depart(3))
 def test_threads_at_work_are_not_waited_for(thread: str) -> None:
     done = subprocess.run([sys.executable, "-c", WORKING, thread], timeout=120, check=False)
     assert done.returncode == 3
+
+
+def test_screens_that_wait_leave_threads_to_others() -> None:
+    together = threading.Barrier(AT_ONCE)
+    with Threads() as threads:
+        waiting = [threads.submit(together.wait, DEADLINE) for _ in range(AT_ONCE)]
+        assert {done.result() for done in waiting} == set(range(AT_ONCE))
 
 
 def test_a_run_that_is_being_prepared_is_asked_about_and_not_started_afterwards(
@@ -145,6 +153,9 @@ def test_every_screen_can_be_left(
         async with app.run_test(size=(80, 24)) as pilot:
             app.go(place, *arguments[PLACES[place].needs])
             await until(pilot, lambda: app.screen.is_mounted and not isinstance(app.screen, HomeScreen))
+            screen = app.screen
+            app.go(place, *arguments[PLACES[place].needs])
+            assert app.screen is screen, "one is there already"
             for _ in range(5):
                 if not app._exit and not isinstance(app.screen, HomeScreen):
                     await pilot.press(way)

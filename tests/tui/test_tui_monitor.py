@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from textual.widgets import Log, Static, TabbedContent
 
-from mlx_align.runs import RunDirectory
+from mlx_align.events import Alert
+from mlx_align.run_state import History, RunState
+from mlx_align.runs import RunDirectory, RunLock
+from mlx_align_cli.display.facts import Pace
 from mlx_align_tui.app import AlignApp
-from mlx_align_tui.screens.monitor import MonitorScreen
+from mlx_align_tui.live.following import Tail
+from mlx_align_tui.live.watching import Look
+from mlx_align_tui.screens.monitor import MonitorScreen, texts
 from mlx_align_tui.screens.monitor.plots import plots_of
+from mlx_align_tui.screens.quit import ConfirmScreen
 from mlx_align_tui.settings import TuiSettings
 from mlx_align_tui.widgets.curve import Curve, CurvePanel
 from mlx_align_tui.widgets.curve_grid import CurveGrid
@@ -32,6 +40,11 @@ async def opened(pilot, app: AlignApp, run: RunDirectory) -> MonitorScreen:  # t
 
 def text_of(app: AlignApp) -> str:
     return "\n".join(words(app))
+
+
+def in_one_line(app: AlignApp) -> str:
+    """What is on the screen, wherever its lines are broken."""
+    return " ".join(text_of(app).split())
 
 
 def footer_fits(app: AlignApp) -> bool:
@@ -165,7 +178,7 @@ def test_tabs(root: Path, settings: TuiSettings) -> None:
         ("ok", "finished", "healthy"),
         ("nan", "failed", "5 updates in a row were not finite"),
         ("oom", "failed", "out of memory"),
-        ("abort", "crashed", "died without a last word"),
+        ("abort", "crashed", "ended without a last word"),
     ],
 )
 def test_how_runs_end(root: Path, settings: TuiSettings, script: str, condition: str, says: str) -> None:
@@ -178,7 +191,7 @@ def test_how_runs_end(root: Path, settings: TuiSettings, script: str, condition:
             await until(pilot, lambda: braille(app) > 50)
             assert screen.latest is not None
             assert screen.latest.condition == condition
-            assert says in text_of(app)
+            await until(pilot, lambda: says in text_of(app))
             assert condition in words(app)[1]
 
     play(story())
@@ -219,8 +232,9 @@ def test_a_running_run_is_followed_saved_and_stopped(root: Path, settings: TuiSe
     play(story())
 
 
-def test_an_engine_that_hangs_can_be_stopped(root: Path, settings: TuiSettings) -> None:
+def test_an_engine_that_hangs_can_be_ended(root: Path, settings: TuiSettings) -> None:
     run = new_run(root)
+    settings.keys = {"monitor.stop": "x"}
 
     async def story() -> None:
         app = AlignApp(root, settings=settings, launcher=launcher("hang", steps=20))
@@ -231,8 +245,21 @@ def test_an_engine_that_hangs_can_be_stopped(root: Path, settings: TuiSettings) 
             told = screen.latest
             await until(pilot, lambda: screen.latest is not told, "time goes on without news")
             assert screen.latest.condition == "running"  # type: ignore[union-attr]
-            await pilot.press("s")
-            await until(pilot, lambda: screen.latest.condition == "stopped")  # type: ignore[union-attr]
+            await pilot.press("x")
+            await until(pilot, lambda: run.control.requested("stop"))
+            told_of = "it saves a checkpoint and stops; x again would end it at once"
+            await until(pilot, lambda: [each.message for each in app._notifications] == [told_of])
+            for answer in ("n", "y"):
+                await pilot.press("x")
+                await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+                question = str(app.screen.query_one(Static).render())
+                assert "Its last checkpoint stays, that of step 0; what came after it is lost." in question
+                assert run.is_running(), "it is not ended without a yes"
+                await pilot.press(answer)
+                await until(pilot, lambda: app.screen is screen)
+            await until(pilot, lambda: screen.latest.condition == "crashed")  # type: ignore[union-attr]
+            await until(pilot, lambda: "ended by SIGKILL while it was to stop" in text_of(app))
+            assert "r goes on from the last checkpoint" in in_one_line(app)
 
     play(story())
 
@@ -246,12 +273,130 @@ def test_a_run_that_is_killed(root: Path, settings: TuiSettings) -> None:
             app.engines.start(run)
             screen = await opened(pilot, app, run)
             await until(pilot, lambda: screen.latest.state.step > 0)  # type: ignore[union-attr]
+            app.settings.keys = {"monitor.resume": "R"}
             pid = run.pid()
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
             await until(pilot, lambda: screen.latest.condition == "crashed")  # type: ignore[union-attr]
             await until(pilot, lambda: app.engines.exit_code(run) == -signal.SIGKILL)
-            assert "died without a last word" in text_of(app)
+            await until(pilot, lambda: "ended by SIGKILL" in text_of(app))
+            said = in_one_line(app)
+            assert "may have run out of memory: try smaller batches." in said, "all of it, in 80 columns"
+            assert "3 shows the log, R goes on from the last checkpoint." in said
+            await pilot.press("5")
+            await until(
+                pilot, lambda: in_one_line(app).count("try smaller batches.") == 2, "in the alerts too"
+            )
+            with RunLock(run.lock):  # an engine that was started elsewhere
+                pass
+            assert app.engines.exit_code(run) is None
+
+    play(story())
+
+
+def test_a_run_that_cannot_be_read_for_a_while(
+    root: Path, settings: TuiSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = written(root, steps=40)
+    broken: list[OSError] = []
+    real = Tail.read
+
+    def read(tail: Tail) -> str:
+        if broken:
+            raise broken[0]
+        return real(tail)
+
+    monkeypatch.setattr(Tail, "read", read)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await opened(pilot, app, run)
+            await until(pilot, lambda: "finished" in words(app)[1])
+            broken.append(OSError(24, "Too many open files"))
+            await until(pilot, lambda: "the run cannot be read: Too many open files" in text_of(app))
+            assert "unreadable" in words(app)[1]
+            broken.clear()
+            await until(pilot, lambda: "finished" in words(app)[1])
+            assert "Too many" not in text_of(app)
+
+    play(story())
+
+
+def test_looks_that_come_too_fast_are_drawn_once(
+    root: Path, settings: TuiSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = written(root, steps=40)
+    made: list[str] = []
+
+    def count(name: str) -> None:
+        real = getattr(texts, name)
+        monkeypatch.setattr(texts, name, lambda *given: (made.append(name), real(*given))[1])
+
+    for name in ("status", "alerts", "samples"):
+        count(name)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(pilot, app, run)
+            await pilot.press("5")
+            await until(pilot, lambda: "few-held-out" in text_of(app))
+            await pilot.press("2")
+            await until(pilot, lambda: "How about Miso?" in text_of(app))
+            await pilot.pause()
+            made.clear()
+            assert screen.latest is not None
+            look = replace(screen.latest, log="")
+            for number in range(50):
+                screen.take(replace(look, log=f"line {number}\n"))
+            await until(pilot, lambda: made)
+            assert made == ["status"], "one look is drawn, and of its samples nothing is new"
+            assert [line for line in screen.query_one(Log).lines if line][-50:] == [
+                f"line {number}" for number in range(50)
+            ]
+            await pilot.press("5")
+            await pilot.pause()
+            assert "alerts" not in made, "nothing is new there either"
+            app.theme = "align-light"
+            await until(pilot, lambda: "alerts" in made, "other colours")
+
+    play(story())
+
+
+def test_of_many_alerts_the_newest_are_shown() -> None:
+    look = Look(RunState(alerts=History[Alert]().extend([alert(n) for n in range(300)])))
+    console = Console(width=60, color_system=None)
+    with console.capture() as capture:
+        console.print(texts.alerts(look, {}, {}))
+    lines = capture.get().splitlines()
+    assert lines[0].split() == ["!", "odd-299", "step", "299"]
+    assert [line.split()[1] for line in lines if "odd-" in line][-1] == "odd-200"
+    assert lines[-1].strip() == "and 200 more before"
+
+
+def alert(number: int) -> Alert:
+    return Alert(code=f"odd-{number}", message="so it is", step=number)
+
+
+@pytest.mark.parametrize("method", ["orpo", "grpo"])
+def test_memory_and_speed_are_seen_in_80_columns(root: Path, settings: TuiSettings, method: str) -> None:
+    run = written(root, method=method, steps=1_200)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(pilot, app, run)
+            assert screen.latest is not None
+            going = replace(screen.latest, condition="running", pace=Pace(12_345.0, 7_200.0, 36_000.0))
+            screen.take(going)
+            await until(pilot, lambda: "running" in words(app)[1])
+            for figure in ("step 1,200/1,200", "10:00:00 left", "12,345 tok/s", "3.40 GB"):
+                assert figure in words(app)[1]
+            await pilot.press("4")
+            await until(pilot, lambda: "used: 3.40 GB of 16.00 GB at most, 2.10 GB last" in text_of(app))
+            assert "speed: 12,345 tok/s trained" in text_of(app)
+            assert ("1,875 tok/s sampled" in text_of(app)) == (method == "grpo")
 
     play(story())
 

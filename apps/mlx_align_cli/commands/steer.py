@@ -46,20 +46,30 @@ def stop(
     run: options.Run,
     runs_dir: options.RunsDir = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has stopped.")] = True,
+    now: Annotated[
+        bool, typer.Option("--now", help="End one that does not answer; what it had saved stays.")
+    ] = False,
 ) -> None:
     """Ask a running run to save a checkpoint and stop."""
+    from mlx_align.engine.launch import kill
     from mlx_align.runs import STOP
+    from mlx_align_cli.follow import last_checkpoint
 
     found = naming.find_run(runs_dir, run)
     if not found.is_running():
         raise UsageError(
             f"the run '{found.name}' is not running", hint="`mlx-align runs ls` shows which are."
         )
-    found.control.request(STOP)
-    print(f"{found.name}: saving a checkpoint and stopping", file=sys.stderr)
+    if now:
+        kill(found)
+    else:
+        found.control.request(STOP)
+        print(f"{found.name}: saving a checkpoint and stopping; --now would end it at once", file=sys.stderr)
     while wait and found.is_running():
         time.sleep(POLL_SECONDS)
-    if wait:
+    if now:
+        print(f"{found.name}: killed; {last_checkpoint(found)}", file=sys.stderr)
+    elif wait:
         state = found.state()
         print(f"{found.name}: {found.condition(state)} at step {state.step:,}", file=sys.stderr)
 

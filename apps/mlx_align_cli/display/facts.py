@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_align.events import Alert, Eval, RunFinished, Step
-from mlx_align.run_state import RunState
+from mlx_align.events import Alert, Eval, RunFinished
+from mlx_align.run_state import RunState, Steps
 from mlx_align_cli.display.text import size
 from mlx_align_cli.naming import program, short_path
 
@@ -75,23 +75,29 @@ def measured(metrics: Mapping[str, float | None], key: str) -> float | None:
     return None if key == "accuracy" and metrics.get("margin") == 0.0 else metrics.get(key)
 
 
-def train_value(step: Step, key: str) -> float | None:
-    """A step's metric; the loss stands beside the others."""
-    return step.loss if key == "loss" else measured(step.metrics, key)
+def course(steps: Steps, key: str, start: int = 0) -> list[float | None]:
+    """A metric's values at the steps from a place on; the loss stands beside the others."""
+    if key == "loss":
+        return steps.column("loss", start)
+    values = steps.metric(key, start)
+    if key != "accuracy":  # the one that `measured` looks at more closely
+        return values
+    margins = steps.metric("margin", start)
+    return [measured({key: v, "margin": m}, key) for v, m in zip(values, margins, strict=True)]
 
 
 def metric_rows(state: RunState) -> list[MetricRow]:
     """One row for each metric that the run has."""
-    steps, evals = list(state.steps), list(state.evals)
+    evals, newest = list(state.evals), state.steps.last()
     first, now = (evals[0], shown_eval(state)) if evals else (None, None)
-    seen = {key for e in evals for key in e.metrics} | ({"loss", *steps[-1].metrics} if steps else set())
+    seen = {key for e in evals for key in e.metrics} | ({"loss", *newest.metrics} if newest else set())
     rows = []
     for key, label in labels(seen).items():
-        course = tuple(train_value(s, key) for s in steps)
+        values = course(state.steps, key)
         compared = now is not first or isinstance(state.end, RunFinished)
         later = measured(now.metrics, key) if now and compared else None
         before = measured(first.metrics, key) if first else None
-        rows.append(MetricRow(key, label, mean(course[-RECENT:]), before, later, course))
+        rows.append(MetricRow(key, label, mean(values[-RECENT:]), before, later, tuple(values)))
     return rows
 
 
@@ -125,13 +131,14 @@ def pace(state: RunState, now: float | None = None) -> Pace:
         return Pace(None, 0.0, None)
     now = state.last_t if now is None or state.end is not None else max(now, state.last_t)
     elapsed = max(0.0, now - state.started.t) + _earlier_seconds(state)
-    recent = state.steps.since(_earlier_steps(state))
-    seconds = sum(s.seconds for s in recent[-20:])
-    speed = sum(s.tokens for s in recent[-20:]) / seconds if seconds > 0 else None
-    if len(recent) < 3 or state.end is not None:
+    steps, first = state.steps, _earlier_steps(state)
+    recent = max(first, len(steps) - 20)
+    seconds = sum(steps.column("seconds", recent))
+    speed = sum(steps.column("tokens", recent)) / seconds if seconds > 0 else None
+    if len(steps) - first < 3 or state.end is not None:
         return Pace(speed, elapsed, None)
-    each = (recent[-1].t - recent[0].t) / (len(recent) - 1)
-    remaining = (total_steps(state) - state.step) * each - (now - recent[-1].t)
+    each = (steps[-1].t - steps[first].t) / (len(steps) - first - 1)
+    remaining = (total_steps(state) - state.step) * each - (now - steps[-1].t)
     return Pace(speed, elapsed, max(0.0, remaining))
 
 
@@ -142,9 +149,9 @@ def _earlier_steps(state: RunState) -> int:
 
 def _earlier_seconds(state: RunState) -> float:
     """What earlier attempts did of that which still counts."""
-    steps = state.steps.since(0)[: _earlier_steps(state)]
+    steps: list[float] = state.steps.column("seconds")[: _earlier_steps(state)]
     evals = [e for e in state.evals if e.attempt != state.attempt]
-    return sum(step.seconds for step in steps) + sum(e.seconds for e in evals)
+    return sum(steps) + sum(e.seconds for e in evals)
 
 
 def sampling_speed(state: RunState) -> float | None:
@@ -155,8 +162,8 @@ def sampling_speed(state: RunState) -> float | None:
 
 def computed(state: RunState) -> str:
     """How much of what the steps computed was padding, and how many graphs were traced for it."""
-    padded = sum(step.padded for step in state.steps)
-    waste = 1 - sum(step.tokens for step in state.steps) / padded if padded else 0.0
+    padded = sum(state.steps.column("padded"))
+    waste = 1 - sum(state.steps.column("tokens")) / padded if padded else 0.0
     words = [f"{padded:,} tokens, {waste:.0%} of them padding"] if padded else ["nothing yet"]
     traces = state.memory.traces if state.memory else 0
     return ", ".join(words + ([f"{traces} traces"] if traces else []))

@@ -189,7 +189,7 @@ def vitals(state: RunState, width: int) -> Text:
         parts.append(f"memory {size(peak)}" + (f" of {size(limit)}" if peak > limit / 3 > 0 else ""))
     if state.best is not None and len(state.evals) > 1:
         parts.append(f"best step {state.best.step:,}")
-    skipped = sum(step.skipped for step in state.steps)
+    skipped = sum(state.steps.column("skipped"))
     if skipped:
         parts.append(f"{plural(skipped, 'update')} skipped")
     while len(parts) > 1 and len(" · ".join(parts)) > width:

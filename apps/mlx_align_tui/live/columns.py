@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_align.events import Eval, Number, Rollout, Step
-from mlx_align.run_state import History, RunState
-from mlx_align_cli.display.facts import measured
+from mlx_align.events import Eval, Number, Rollout
+from mlx_align.run_state import History, RunState, Steps
+from mlx_align_cli.display.facts import course, measured
 
 Array = NDArray[np.float64]
-Drawable = Step | Eval | Rollout
-Drawn = TypeVar("Drawn", Step, Eval, Rollout)
+Drawn = TypeVar("Drawn", bound=History[Any])
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Table:
         self._length = 0
         self._columns: dict[str, Array] = {}
 
-    def extend(self, columns: Mapping[str, Sequence[Number]]) -> None:
+    def extend(self, columns: Mapping[str, Sequence[Number] | Array]) -> None:
         """Add rows; a column that is new, or missing now, has NaN where it was not given."""
         count = len(next(iter(columns.values())))
         length = self._length + count
@@ -75,8 +74,8 @@ class Columns:
     It belongs to one thread; what `curves` gives may go anywhere.
     """
 
-    _taken: dict[str, tuple[Table, int, Drawable | None]] = field(default_factory=dict)
-    """Source -> its table, how many events are in it, and the newest of these."""
+    _taken: dict[str, tuple[Table, History[Any]]] = field(default_factory=dict)
+    """Source -> its table, and the events that are in it."""
 
     def follow(self, state: RunState) -> None:
         """Take in what is new; all of a source anew where a resume has taken something back."""
@@ -87,55 +86,51 @@ class Columns:
     def _grow(
         self,
         source: str,
-        history: History[Drawn],
-        values: Callable[[Sequence[Drawn]], dict[str, list[Number]]],
+        history: Drawn,
+        values: Callable[[Drawn, int], dict[str, list[Number]]],
         start: float,
     ) -> None:
-        table, count, newest = self._taken.get(source, (Table(), 0, None))
-        if count and (len(history) < count or history[count - 1] is not newest):
-            table, count = Table(), 0
-        new = history.since(count)
-        if new:
-            axes: dict[str, list[Number]] = {
-                "step": [event.step for event in new],
-                "seconds": [event.t - start for event in new],
-            }
-            table.extend({**axes, **values(new)})
-        self._taken[source] = (table, len(history), history.last())
+        table, taken = self._taken.get(source, (Table(), type(history)()))
+        if not history.continues(taken):
+            table, taken = Table(), type(history)()
+        if len(history) > len(taken):
+            columns = values(history, len(taken))
+            times = np.array(columns.pop("t"), dtype=np.float64)
+            table.extend({**columns, "seconds": times - start})
+        self._taken[source] = (table, history)
 
     def curves(self) -> dict[tuple[str, str], Series]:
         """All curves as they are now."""
         return {
             (source, name): series
-            for source, (table, _, _) in self._taken.items()
+            for source, (table, _) in self._taken.items()
             for name, series in table.series().items()
         }
 
 
-def _of_steps(steps: Sequence[Step]) -> dict[str, list[Number]]:
-    columns = _of_metrics([step.metrics for step in steps])
-    columns["loss"] = [step.loss for step in steps]
-    columns["grad_norm"] = [step.grad_norm for step in steps]
-    columns["learning_rate"] = [step.learning_rate for step in steps]
-    columns["tokens/s"] = [step.tokens / step.seconds if step.seconds > 0 else None for step in steps]
-    return columns
+def _of_steps(steps: Steps, start: int) -> dict[str, list[Number]]:
+    pairs = zip(steps.column("tokens", start), steps.column("seconds", start), strict=True)
+    fields = {name: steps.column(name, start) for name in ("step", "t", "loss", "grad_norm", "learning_rate")}
+    speed: list[Number] = [tokens / seconds if seconds > 0 else None for tokens, seconds in pairs]
+    return {**{name: course(steps, name, start) for name in steps.metrics}, **fields, "tokens/s": speed}
 
 
-def _of_evals(evals: Sequence[Eval]) -> dict[str, list[Number]]:
-    return _of_metrics([e.metrics for e in evals])
+def _of_evals(evals: History[Eval], start: int) -> dict[str, list[Number]]:
+    new = evals.since(start)
+    names = set[str]().union(*(each.metrics for each in new))
+    return {**_axes(new), **{name: [measured(each.metrics, name) for each in new] for name in names}}
 
 
-def _of_metrics(metrics: Sequence[Mapping[str, Number]]) -> dict[str, list[Number]]:
-    columns = {name: [each.get(name) for each in metrics] for name in set[str]().union(*metrics)}
-    if "accuracy" in columns:  # the one that `measured` looks at more closely
-        columns["accuracy"] = [measured(each, "accuracy") for each in metrics]
-    return columns
-
-
-def _of_rollouts(rollouts: Sequence[Rollout]) -> dict[str, list[Number]]:
+def _of_rollouts(rollouts: History[Rollout], start: int) -> dict[str, list[Number]]:
+    new = rollouts.since(start)
     return {
-        "reward": [r.reward.mean for r in rollouts],
-        "length": [r.length_mean for r in rollouts],
-        "truncated": [r.truncated for r in rollouts],
-        "no_signal": [r.no_signal for r in rollouts],
+        **_axes(new),
+        "reward": [r.reward.mean for r in new],
+        "length": [r.length_mean for r in new],
+        "truncated": [r.truncated for r in new],
+        "no_signal": [r.no_signal for r in new],
     }
+
+
+def _axes(events: Sequence[Eval] | Sequence[Rollout]) -> dict[str, list[Number]]:
+    return {"step": [event.step for event in events], "t": [event.t for event in events]}

@@ -14,6 +14,10 @@ from mlx_align.runs import CHECKPOINT, STOP, RunDirectory
 class Process(Protocol):
     """As much of `subprocess.Popen` as is asked here."""
 
+    @property
+    def pid(self) -> int:
+        """Its id."""
+
     def poll(self) -> int | None:
         """The exit code, None while it lives."""
 
@@ -108,18 +112,37 @@ class Engines:
         return list((alive | starting).values())
 
     def exit_code(self, run: RunDirectory) -> int | None:
-        """How an engine started here ended; None if it runs, or was not started here."""
-        started = self._started.get(run.name)
-        return None if started is None else started[1].process.poll()
+        """How a run's newest engine ended; None if it runs, or was not started here."""
+        with self._lock:
+            started = self._started.get(run.name)
+        if started is None or started[1].process.pid != run.last_pid():
+            return None
+        return started[1].process.poll()
 
 
-def stop(run: RunDirectory) -> None:
+def stop(run: RunDirectory) -> bool:
     """Ask a run's engine, whoever started it, to save and stop.
+
+    Returns:
+        whether it had been asked before, and has not done it yet.
 
     Raises:
         UsageError: none works on it.
     """
+    waits = run.control.requested(STOP)
     _ask(run, STOP)
+    return waits
+
+
+def kill(run: RunDirectory) -> None:
+    """End a run's engine at once, whoever started it; its last checkpoint remains.
+
+    Raises:
+        UsageError: none works on it, or not where it can be ended from here.
+    """
+    from mlx_align.engine.launch import kill as end
+
+    end(run)
 
 
 def checkpoint(run: RunDirectory) -> None:

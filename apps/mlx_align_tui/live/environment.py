@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_align.errors import AlignError
-from mlx_align_tui.live.programs import PROGRAM, start
+from mlx_align_tui.live.programs import PROGRAM, Asking
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Finding:
     advice: str | None = None
 
 
-class Examination:
+class Examination(Asking):
     """Examines this machine, once at a time.
 
     Args:
@@ -30,24 +28,19 @@ class Examination:
     """
 
     def __init__(self, root: Path) -> None:
+        super().__init__()
         self._root = root
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
-        self._closed = False
 
     def ask(self) -> list[Finding]:
-        """Look; it takes as long as a framework takes to load. Nothing once it was closed.
+        """Look; it takes as long as a framework takes to load. Nothing if another `ask` or `close` came.
 
         Raises:
             AlignError: the process could not say what there is.
         """
-        with self._lock:
-            if self._closed:
-                return []
-            process = self._process = start(PROGRAM, ["doctor", "--json", "--runs-dir", str(self._root)])
-        out, said = process.communicate()
-        if self._closed:
+        answer = self.answer(PROGRAM, ["doctor", "--json", "--runs-dir", str(self._root)])
+        if answer is None:
             return []
+        _, out, said = answer
         try:
             return [Finding(**found) for found in json.loads(out)]
         except (ValueError, TypeError):
@@ -55,10 +48,3 @@ class Examination:
             raise AlignError(
                 f"this machine could not be examined: {last[:200]}", hint="Try `mlx-align doctor`."
             ) from None
-
-    def close(self) -> None:
-        """End it, and begin nothing new."""
-        with self._lock:
-            self._closed = True
-            if self._process is not None:
-                self._process.kill()

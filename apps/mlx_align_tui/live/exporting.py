@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 from mlx_align.errors import InterruptedRunError
 from mlx_align.runs import RunDirectory
+from mlx_align_tui.live import reaping
 from mlx_align_tui.live.programs import PROGRAM, error_told, start
 
 GRACE = 5.0
@@ -28,27 +27,32 @@ Message = dict[str, Any]
 
 
 class Exporting:
-    """Runs one program of ours at a time, on a worker thread; `cancel` may come from any."""
+    """Runs a program of ours once, on a worker thread; `cancel` may come from any, before it began too.
 
-    def __init__(self) -> None:
+    Args:
+        arguments: of `mlx-align`, which make it say JSON.
+        folder: where it writes; of an export that had to be killed nothing is left there.
+    """
+
+    def __init__(self, arguments: Sequence[str], folder: Path) -> None:
+        self._arguments, self._folder = arguments, folder
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
+        self._reaper: subprocess.Popen[bytes] | None = None
         self._cancelled = False
 
-    def run(self, arguments: Sequence[str], told: Callable[[Message], None], folder: Path) -> None:
-        """Run `mlx-align` with arguments that make it say JSON, until it ends.
+    def run(self, told: Callable[[Message], None]) -> None:
+        """Run it until it ends.
 
         Args:
-            arguments: of `mlx-align`.
             told: given each message.
-            folder: where it writes; of an export that had to be killed nothing is left there.
 
         Raises:
             InterruptedRunError: it was cancelled.
             AlignError: it failed, and no message said so.
         """
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-            process = self._start(arguments, log)
+            process = self._start(log)
             failed = False
             with cast("IO[str]", process.stdout) as lines:
                 for line in lines:
@@ -57,51 +61,49 @@ class Exporting:
                         failed = failed or message.get("type") == "failed"
                         told(message)
             code = process.wait()
-            with self._lock:
-                self._process = None
+            self._end()
             if code == -signal.SIGKILL:
-                _clear(folder, process.pid)
-            if self._cancelled:
+                reaping.clear(self._folder, process.pid)
+            if self._cancelled and code:  # else it was done before it was told
                 raise InterruptedRunError("it was cancelled, and nothing is left of it")
             if code and not failed:
                 log.seek(0)
                 raise error_told(code, log.read())
 
-    def _start(self, arguments: Sequence[str], log: IO[str]) -> subprocess.Popen[str]:
+    def _start(self, log: IO[str]) -> subprocess.Popen[str]:
         with self._lock:
             if self._cancelled:
                 raise InterruptedRunError("it was cancelled before it began")
             # A pipe that nobody reads would stop an upload's progress bar: hence a file.
-            process = self._process = start(PROGRAM, arguments, log=log)
+            process = self._process = start(PROGRAM, self._arguments, log=log)
             return process
 
+    def _end(self) -> None:
+        """It has ended, and nobody needs to see to that any more."""
+        with self._lock:
+            reaper, self._process, self._reaper = self._reaper, None, None
+        if reaper is not None:
+            reaper.kill()
+            reaper.wait()
+
     def cancel(self) -> None:
-        """Have the program take away what it wrote and end; one that does not is killed soon."""
+        """Have the program take away what it wrote and end; one that does not is killed soon, here or not."""
         with self._lock:
             process, self._cancelled = self._process, True
-            if process is not None:
+            if process is not None and self._reaper is None:
                 process.send_signal(signal.SIGINT)
-                killer = threading.Timer(GRACE, _kill, [process])
-                killer.daemon = True
-                killer.start()
-
-    def renew(self) -> None:
-        """Forget a cancel, so that the next program may run."""
-        self._cancelled = False
+                self._reaper = _reap(process.pid, self._folder)
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
-    """Kill a program with all that it has started, if it is still there."""
-    if process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _clear(folder: Path, process: int) -> None:
-    """Remove what a killed export was writing, but not an older export that it had put aside."""
-    for item in folder.glob(f".*-{process}-*"):
-        if not item.name.endswith("-old"):
-            shutil.rmtree(item, ignore_errors=True)
+def _reap(process: int, folder: Path) -> subprocess.Popen[bytes]:
+    """Have it seen to that a program ends, even where this one ends first."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", reaping.__name__, str(process), str(GRACE), str(folder.absolute())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 @dataclass(frozen=True)

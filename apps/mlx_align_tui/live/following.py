@@ -14,17 +14,19 @@ from mlx_align.runs import Condition, EventReader, RunDirectory
 
 BATCH = 50_000
 """Events that are read between two looks at the screen: about half a second of work."""
+PART = 2_000
+"""Of these so many are folded together: until then they are objects, which take much memory."""
 TAIL = 1 << 16
 """Bytes of a log's end that are read at first."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a look at a run has brought: new events, the state with them, what the engine has written besides,
-    and whether more waits to be read.
+    """What a look at a run has brought: how many new events, the state with them, what the engine has written
+    besides, and whether more waits to be read.
     """
 
-    events: tuple[Event, ...]
+    count: int
     state: RunState
     condition: Condition
     log: str = ""
@@ -70,7 +72,7 @@ class Follower:
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
-        self.state = RunState()
+        self.state = self._told = RunState()
         self._reader = EventReader(run.events)
         self._unread: Iterator[Event] = iter(())
         self._log = Tail(run.log)
@@ -86,21 +88,29 @@ class Follower:
             OSError: a file is there and cannot be read.
         """
         running = self.run.is_running()  # asked before reading, so that a last word is never missed
-        events, more = self._next(limit)
-        self.state = reduce_all(self.state, events)
-        condition, log = self._condition_of(running), self._log.read()
-        if not events and not log and condition == self._condition:
-            return None
-        self._condition = condition
-        return Progress(events, self.state, condition, log, more)
-
-    def _next(self, limit: int) -> tuple[tuple[Event, ...], bool]:
-        """The next events, and whether there are more: these are read on where this left off."""
-        events = tuple(islice(self._unread, limit))
-        if len(events) < limit:  # what was there is read; what has come since begins anew
+        count = self._fold(limit)
+        if count < limit:  # what was there is read; what has come since begins anew
             self._unread = self._reader.read()
-            events += tuple(islice(self._unread, limit - len(events)))
-        return events, len(events) == limit
+            count += self._fold(limit - count)
+        condition, log = self._condition_of(running), self._log.read()
+        if self.state is self._told and not log and condition == self._condition:
+            return None
+        self._told, self._condition = self.state, condition
+        return Progress(count, self.state, condition, log, more=count == limit)
+
+    def _fold(self, limit: int) -> int:
+        """Fold what is read next; how many events that were."""
+        count = 0
+        while count < limit:
+            part: list[Event] = []
+            try:
+                part.extend(islice(self._unread, min(PART, limit - count)))
+            finally:  # whatever comes after them, the reader has gone past these
+                self.state = reduce_all(self.state, part)
+            if not part:
+                break
+            count += len(part)
+        return count
 
     def _condition_of(self, running: bool) -> Condition:
         if running:

@@ -48,7 +48,7 @@ SILENT_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to say: `title` in a few words, `advice` in a sentence."""
+    """One thing to say: `title` in a few words, `advice` in a sentence with keys as in `keymap.said`."""
 
     level: Literal["good", "warning", "error"]
     title: str
@@ -107,8 +107,8 @@ def _best(state: RunState) -> Estimate | None:
     while past >= STRETCHES * size:
         size *= 2  # longer stretches, so that their number makes none of them lucky
     stride = max(1, size // READ)
-    starts = range(0, past - size + 1, size)
-    parts = (estimate(state.steps[n].loss for n in range(start, start + size, stride)) for start in starts)
+    starts, losses = range(0, past - size + 1, size), state.steps.column("loss")
+    parts = (estimate(losses[start : start + size : stride]) for start in starts)
     found = [part for part in parts if part is not None]
     if not found:
         return None
@@ -127,7 +127,8 @@ def overfitting(state: RunState) -> Finding | None:
     noise = SURE * roughness(losses) * math.sqrt(2 / EVALS)
     if min(losses[-EVALS:]) <= OVERFIT * means[best] or means[-1] - means[best] <= noise:
         return None
-    early = estimate(s.loss for s in state.steps if s.step <= evals[best + 1].step)
+    steps = zip(state.steps.column("step"), state.steps.column("loss"), strict=True)
+    early = estimate(loss for step, loss in steps if step <= evals[best + 1].step)
     late = estimate(s.loss for s in _last(state, 2 * RECENT))
     if early is None or late is None or not early.above(late):
         return None
@@ -161,10 +162,11 @@ def _equal_rewards(state: RunState) -> Finding | None:
 
 def _guessing(state: RunState) -> Finding | None:
     total = state.started.total_steps if state.started else 0
-    latest = _last(state, min(len(state.steps) // 2, LATEST))
-    accuracy = estimate(_metric(latest, "accuracy"))
-    margin = estimate(_metric(latest, "margin"))
-    if not total or state.step < 0.3 * total or len(latest) < 2 * RECENT or accuracy is None:
+    latest = min(len(state.steps) // 2, LATEST)
+    start = len(state.steps) - latest
+    accuracy = estimate(state.steps.metric("accuracy", start))
+    margin = estimate(state.steps.metric("margin", start))
+    if not total or state.step < 0.3 * total or latest < 2 * RECENT or accuracy is None:
         return None
     learns = margin is not None and margin.mean > SURE * margin.error
     if learns or abs(accuracy.mean - 0.5) + SURE * accuracy.error > CHANCE:
@@ -248,8 +250,8 @@ def silent(state: RunState, now: float) -> Finding | None:
     return Finding(
         "error",
         "silent",
-        f"The engine lives but has said nothing for {duration(now - state.last_t)}: see the log; "
-        "stop it, and it goes on from its last checkpoint when it is resumed.",
+        f"No word for {duration(now - state.last_t)}; see the log. <<monitor.stop>> twice ends it, "
+        "<<monitor.resume>> then resumes it.",
     )
 
 
@@ -262,10 +264,6 @@ def _samples(state: RunState) -> bool:
 
 def _last(state: RunState, count: int) -> list[Step]:
     return state.steps.since(max(0, len(state.steps) - count))
-
-
-def _metric(steps: Sequence[Step], name: str) -> list[float | None]:
-    return [step.metrics.get(name) for step in steps]
 
 
 def _ends(evals: Sequence[Eval], name: str) -> tuple[float | None, float | None]:

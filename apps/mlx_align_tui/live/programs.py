@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -35,39 +36,38 @@ class Fit:
     settings: dict[str, Any] | None = None
 
 
-class Planning:
-    """Plans one run at a time; a new question ends the work on the one before."""
+class Asking:
+    """Asks a program of ours one question at a time; a new one ends the work on the one before."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._closed = False
 
-    def ask(self, arguments: Sequence[str]) -> Fit | None:
-        """Plan a run, without reaching the hub.
+    def answer(
+        self, program: Sequence[str], arguments: Sequence[str], *, offline: bool = False
+    ) -> tuple[int, str, str] | None:
+        """Run a program to its end.
 
         Args:
-            arguments: of `mlx-align`, beginning with "plan".
+            program: what Python runs.
+            arguments: of the program.
+            offline: whether it must not reach the hub.
 
         Returns:
-            the plan; None where another question came meanwhile.
-
-        Raises:
-            AlignError: what the plan could not be made for.
+            its exit code and what it wrote to stdout and stderr; None where another question or `close` came.
         """
         with self._lock:
             self._end()
             if self._closed:
                 return None
-            process = self._process = start(PROGRAM, [*arguments, "--json"], offline=True)
+            process = self._process = start(program, arguments, offline=offline)
         out, said = process.communicate()
         with self._lock:
             if self._process is not process:
                 return None
             self._process = None
-        if process.returncode in (0, WontFitError.exit_code) and out.strip():
-            return _fit(json.loads(out))
-        raise error_told(process.returncode, said)
+        return process.returncode, out, said
 
     def close(self) -> None:
         """End what is under way, and begin nothing new."""
@@ -81,8 +81,32 @@ class Planning:
             self._process = None
 
 
+class Planning(Asking):
+    """Plans one run at a time."""
+
+    def ask(self, arguments: Sequence[str]) -> Fit | None:
+        """Plan a run, without reaching the hub.
+
+        Args:
+            arguments: of `mlx-align`, beginning with "plan".
+
+        Returns:
+            the plan; None where another question came meanwhile.
+
+        Raises:
+            AlignError: what the plan could not be made for.
+        """
+        answer = self.answer(PROGRAM, [*arguments, "--json"], offline=True)
+        if answer is None:
+            return None
+        code, out, said = answer
+        if code in (0, WontFitError.exit_code) and out.strip():
+            return _fit(json.loads(out))
+        raise error_told(code, said)
+
+
 class Talking:
-    """A process that says JSON lines and is told lines.
+    """A process that says JSON lines and is told lines. It is started by whoever begins to listen to it.
 
     Args:
         module: what it runs.
@@ -91,16 +115,22 @@ class Talking:
     """
 
     def __init__(self, module: str, arguments: Sequence[str], *, offline: bool) -> None:
+        self._start = partial(start, ["-m", module], arguments, offline=offline, talk=True)
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
         self._closed = False
-        self._process = start(["-m", module], arguments, offline=offline, talk=True)
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What it says, until it ends.
+        """What it says, until it ends; nothing if it was closed before it was started.
 
         Raises:
             AlignError: it said that it failed, or it died.
+            OSError: it cannot be started.
         """
-        process = self._process
+        with self._lock:
+            if self._closed:
+                return
+            process = self._process = self._start()
         with process:  # waits for it and closes its pipes
             for line in cast("IO[str]", process.stdout):
                 if not line.endswith("\n"):  # it was killed while it spoke
@@ -114,8 +144,8 @@ class Talking:
             raise error_told(process.returncode, said)
 
     def tell(self, line: str) -> None:
-        """Tell it a line."""
-        requests = cast("IO[str]", self._process.stdin)
+        """Tell it a line, once it has said something."""
+        requests = cast("IO[str]", cast("subprocess.Popen[str]", self._process).stdin)
         try:
             requests.write(f"{line}\n")
             requests.flush()
@@ -124,13 +154,19 @@ class Talking:
 
     def hang_up(self) -> None:
         """Tell it no more, and let it end by itself."""
+        with self._lock:
+            if self._process is None:
+                self._closed = True
+                return
         with suppress(OSError):
             cast("IO[str]", self._process.stdin).close()
 
     def close(self) -> None:
         """End it; that is no failure."""
-        self._closed = True
-        self._process.kill()
+        with self._lock:
+            self._closed = True
+            if self._process is not None:
+                self._process.kill()
 
 
 class Preview(Talking):

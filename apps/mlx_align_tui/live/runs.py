@@ -10,7 +10,7 @@ from typing import Any
 from mlx_align.errors import AlignError
 from mlx_align.run_state import RunState
 from mlx_align.runs import RunDirectory, list_runs
-from mlx_align_cli.display.facts import shown_eval, train_value
+from mlx_align_cli.display.facts import course, shown_eval
 from mlx_align_cli.display.text import metric
 from mlx_align_tui.live.following import Follower
 
@@ -110,7 +110,7 @@ class Index:
             return watched.entry, 0
         follower = watched.follower or Follower(run)
         progress = follower.poll(budget)
-        used = len(progress.events) if progress else 0
+        used = progress.count if progress else 0
         more = progress is not None and progress.more
         condition = "running" if running else progress.condition if progress else watched.entry.condition
         watched.entry = _from_state(run, follower.state, watched.facts, condition)
@@ -165,9 +165,8 @@ def _from_state(run: RunDirectory, state: RunState, facts: Mapping[str, Any], co
 
 
 def _course(state: RunState, key: str) -> tuple[float | None, ...]:
-    steps = state.steps
-    stride = max(1, len(steps) // COURSE)
-    return tuple(train_value(steps[n], key) for n in range(0, len(steps), stride))
+    values = course(state.steps, key)
+    return tuple(values[:: max(1, len(values) // COURSE)])
 
 
 def _headline(metrics: Mapping[str, float | None]) -> tuple[str, float | None] | None:

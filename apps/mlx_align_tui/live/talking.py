@@ -57,7 +57,8 @@ class Partner:
         """
         from mlx_align.runs.chosen import model_of  # the model may have to be fetched
 
-        self.end()
+        if (before := self._let_go()) is not None:
+            before.kill()  # its memory is needed
         self.adapter = pick(adapters_of(run), name)
         return Chat(model_of(run), self.adapter.folder, run.config().backend, begun=self._begin).hello
 
@@ -143,10 +144,13 @@ class Partner:
 
     def end(self) -> None:
         """End the engine; another can be opened."""
+        if (chat := self._let_go()) is not None:
+            chat.abandon()
+
+    def _let_go(self) -> Chat | None:
         with self._lock:
             chat, self._chat = self._chat, None
-        if chat is not None:
-            chat.kill()
+        return chat
 
 
 def _cancel(chat: Chat) -> None:

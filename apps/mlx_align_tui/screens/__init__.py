@@ -45,4 +45,5 @@ def make(name: str, *arguments: Any) -> AlignScreen:
     """The screen of this name, made with these arguments."""
     module, _, kind = PLACES[name].screen.partition(":")
     screen: AlignScreen = getattr(import_module(f"{PACKAGE}.{module}"), kind)(*arguments)
+    screen.address = name, arguments
     return screen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from rich.cells import cell_len
 from textual.app import ComposeResult
@@ -44,6 +44,7 @@ class AlignScreen(Screen[None]):
     Attributes:
         crumb: what it is called in the line at the top.
         help_text: what ? shows above the keys, as Markdown with ids where keys are named.
+        address: its name in `screens.PLACES`, and what it was made with, such as a run.
     """
 
     crumb: ClassVar[str] = ""
@@ -61,6 +62,7 @@ class AlignScreen(Screen[None]):
     ]
 
     app: AlignApp
+    address: tuple[str, tuple[Any, ...]] = ("", ())
     _offered: Mapping[str, tuple[Binding, bool]] | None = None
 
     def compose(self) -> ComposeResult:

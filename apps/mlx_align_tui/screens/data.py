@@ -17,14 +17,14 @@ from textual.widgets.option_list import Option
 
 from mlx_align import embedded, methods
 from mlx_align.config import RunConfig
-from mlx_align.data.columns import columns, write_mapped
-from mlx_align.data.sources import data_files
+from mlx_align.data.columns import write_mapped
 from mlx_align.errors import AlignError
 from mlx_align_cli.display.text import percent, plural
+from mlx_align_tui.keymap import keyed
 from mlx_align_tui.live.programs import Preview
 from mlx_align_tui.plain import plain
 from mlx_align_tui.screens.base import AlignScreen
-from mlx_align_tui.screens.data_parts.mapping import Mapping
+from mlx_align_tui.screens.data_parts.mapping import Columns, Mapping, look
 from mlx_align_tui.screens.data_parts.survey import Survey
 from mlx_align_tui.screens.data_parts.tokens import tokens_text
 from mlx_align_tui.widgets.histogram import LengthPlot
@@ -142,7 +142,11 @@ class DataScreen(AlignScreen):
         self.say_where(self.path.name, "[$quiet]starting ...[/]")
         preview = self._preview = Preview(self.path, self._model, self._method)
         self.run_worker(partial(self._follow, preview), thread=True, group="preview", exit_on_error=False)
-        self.run_worker(self._offer_columns(), group="columns", exclusive=True)
+        self.work(partial(look, self.path), self._looked, group="columns")
+
+    def _looked(self, found: Columns | AlignError) -> None:
+        mapping = self.query_one(Mapping)
+        mapping.call_later(mapping.offer, found, self.kind)
 
     def _follow(self, preview: Preview) -> None:
         try:
@@ -151,17 +155,9 @@ class DataScreen(AlignScreen):
             problem = AlignError("the process that reads the data has ended", hint="Open the data again.")
         except AlignError as error:
             problem = error
-        except (OSError, ValueError) as error:  # its last line was torn, or there is no memory for it
+        except (OSError, ValueError) as error:  # it cannot be started, or its last line was torn
             problem = AlignError(f"the data cannot be read: {error}")
         self.app.call_from_thread(self._failed, preview, problem)
-
-    async def _offer_columns(self) -> None:
-        """Look at the first rows; that is quick. What is wrong with the file is told by the preview."""
-        try:
-            file = data_files(self.path)[0]
-            await self.query_one(Mapping).offer(file, self.kind, columns(file))
-        except AlignError:
-            self.query_one(Mapping).fail()
 
     def _told(self, preview: Preview, message: dict[str, Any]) -> None:
         if preview is not self._preview or not self.is_mounted:
@@ -198,8 +194,11 @@ class DataScreen(AlignScreen):
         if survey.names:
             self.action_go(0)
         else:
-            text = "[$warning]No row can be used.[/] Lint (2) says why; columns of other names: Columns (4)."
-            self.query_one("#facts", Static).update(text)
+            text = (
+                "[$warning]No row can be used.[/] Lint (<<data.lint_tab>>) says why; "
+                "columns of other names: Columns (<<data.columns_tab>>)."
+            )
+            self.query_one("#facts", Static).update(keyed(self, text))
 
     def _list_findings(self, survey: Survey) -> None:
         colours = self.app.theme_variables

@@ -314,13 +314,16 @@ class HomeScreen(AlignScreen):
             self.start(self.current.run)
 
     def start(self, run: RunDirectory) -> None:
-        """Start an engine on a run, new or to be resumed, and open it."""
+        """Start an engine on a run, new or to be resumed, and open it unless one is elsewhere by then."""
         self.notify(f"starting {run.name} ...", markup=False)
         self.work(lambda: self.app.engines.start(run), lambda _: self._started(run), group="start")
 
     def _started(self, run: RunDirectory) -> None:
         self.look_now()
-        self.app.go("monitor", run)
+        if self.is_active:  # not `is_current`, which it is also below a question
+            self.app.go("monitor", run)
+        else:
+            self.notify(f"{run.name} has started; it is on the list of runs", markup=False)
 
     def action_stop(self) -> None:
         """Ask the engine to save and stop."""

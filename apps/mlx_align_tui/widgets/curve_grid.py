@@ -110,11 +110,6 @@ class CurveGrid(Grid):
         if self._alone is not None:
             self.styles.grid_size_columns = 1
 
-    @property
-    def is_alone(self) -> bool:
-        """Whether one plot has all the room."""
-        return self._alone is not None
-
     def on_curve_ranged(self, event: Curve.Ranged) -> None:
         """Zoom to what was dragged open; a click puts the cursor there."""
         if self.whole is None:

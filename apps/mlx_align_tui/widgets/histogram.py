@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 from rich.text import Text
@@ -18,11 +20,16 @@ LEAST = 16
 
 
 def counts(values: Sequence[int], high: int, columns: int) -> list[int]:
-    """How many values lie in each of so many parts of 0 to high; on a short axis some have the same value."""
+    """How many values lie in each of so many parts of 0 to high; on a short axis some have the same value.
+
+    Args:
+        values: ascending, from 0 to high; they are not gone through, however many there are.
+        high: where the axis ends.
+        columns: of the axis.
+    """
     parts = min(high, columns)
-    found = [0] * parts
-    for value in values:
-        found[min(parts - 1, value * parts // high)] += 1
+    begins = [bisect_left(values, -(-part * high // parts)) for part in range(parts)]
+    found = [end - begin for begin, end in pairwise([*begins, len(values)])]
     return [found[column * parts // columns] for column in range(columns)]
 
 
@@ -57,7 +64,7 @@ class LengthPlot(Widget, can_focus=True):
     def __init__(self) -> None:
         super().__init__()
         self.limit = 0
-        self._lengths: dict[str, list[int]] = {}
+        self._lengths: dict[str, list[int]] = {}  # all ascending: every key draws anew
         self._whole: list[int] = []
 
     def show(self, lengths: Mapping[str, Sequence[int]], whole: Sequence[int], limit: int) -> None:
@@ -68,20 +75,20 @@ class LengthPlot(Widget, can_focus=True):
             whole: tokens of each row, as it counts against the limit.
             limit: the longest that is allowed.
         """
-        self._lengths = {title: list(values) for title, values in lengths.items()}
-        self._whole = list(whole)
+        self._lengths = {title: sorted(values) for title, values in lengths.items()}
+        self._whole = sorted(whole)
         self.limit = limit
         self.refresh()
 
     @property
     def beyond(self) -> int:
         """How many rows are longer than the line allows."""
-        return sum(length > self.limit for length in self._whole)
+        return len(self._whole) - bisect_right(self._whole, self.limit)
 
     @property
     def high(self) -> int:
         """Where the axis ends."""
-        return max(LEAST, round(max(self._whole, default=0) * MARGIN))
+        return max(LEAST, round((self._whole[-1] if self._whole else 0) * MARGIN))
 
     def action_move(self, by: int) -> None:
         """Move the line by so many columns."""
@@ -93,7 +100,7 @@ class LengthPlot(Widget, can_focus=True):
 
     def action_all(self) -> None:
         """Move the line to the longest row."""
-        self.limit = max(self._whole, default=LEAST)
+        self.limit = self._whole[-1] if self._whole else LEAST
         self._moved()
 
     def _moved(self) -> None:
@@ -111,7 +118,7 @@ class LengthPlot(Widget, can_focus=True):
         return text.append(self._axis(width), style=self._colour("quiet"))
 
     def _draw(self, text: Text, title: str, values: Sequence[int], width: int, rows: int) -> None:
-        longest, middle = max(values, default=0), sorted(values)[len(values) // 2] if values else 0
+        longest, middle = (values[-1], values[len(values) // 2]) if values else (0, 0)
         text.append(title, style="bold").append(
             f"  median {middle:,}, longest {longest:,} tokens\n", style=self._colour("quiet")
         )

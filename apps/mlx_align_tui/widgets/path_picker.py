@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ClassVar
@@ -12,9 +13,11 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import DirectoryTree, Input, Static
 
+from mlx_align.paths import typed
 from mlx_align_tui.keymap import UP_AND_DOWN, keyed
 
 Wanted = Callable[[Path], bool]
+"""Whether a path can be chosen; it raises nothing, whatever the system says of the path."""
 
 
 class Tree(DirectoryTree):
@@ -33,13 +36,8 @@ class Tree(DirectoryTree):
 
     def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
         """Without hidden ones, and without files that cannot be chosen."""
-        return [path for path in paths if not path.name.startswith(".") and self._shown(path)]
-
-    def _shown(self, path: Path) -> bool:
-        try:
-            return path.is_dir() or self._wanted(path)
-        except OSError:
-            return False
+        shown = [path for path in paths if not path.name.startswith(".")]
+        return [path for path in shown if os.path.isdir(path) or self._wanted(path)]
 
 
 class PathPicker(ModalScreen[Path | None]):
@@ -81,10 +79,10 @@ class PathPicker(ModalScreen[Path | None]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Go to a folder that was typed, or choose a path."""
         event.stop()
-        path = Path(event.value).expanduser()
+        path = typed(event.value)
         if self._wanted(path):
             self.dismiss(path)
-        elif path.is_dir():
+        elif os.path.isdir(path):
             self._go(path)
         else:
             self.notify("There is no such file or folder.", severity="warning")
@@ -114,16 +112,19 @@ class PathPicker(ModalScreen[Path | None]):
         tree.focus()
 
 
+# With os.path: where one may not look, and where a name is too long, it says no; the methods of Path raise.
+
+
 def is_model(path: Path) -> bool:
     """Whether a path is a model's folder."""
-    return path.is_dir() and (path / "config.json").is_file()
+    return os.path.isfile(path / "config.json")
 
 
 def is_data(path: Path) -> bool:
     """Whether a path is a JSON lines file or a folder with one to train on."""
-    return path.suffix == ".jsonl" if path.is_file() else (path / "train.jsonl").is_file()
+    return path.suffix == ".jsonl" if os.path.isfile(path) else os.path.isfile(path / "train.jsonl")
 
 
 def is_python(path: Path) -> bool:
     """Whether a path is a Python file."""
-    return path.suffix == ".py" and path.is_file()
+    return path.suffix == ".py" and os.path.isfile(path)

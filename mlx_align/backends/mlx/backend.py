@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from mlx_align.backends.base import MemoryHabits, MemoryUse
 from mlx_align.backends.mlx import adapters, blas
 from mlx_align.backends.mlx.habits import habits
 from mlx_align.backends.mlx.lanes import Lanes, cores
+from mlx_align.backends.mlx.memory import cache_limit, memory_of
 from mlx_align.backends.mlx.policy import MlxPolicy
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
 from mlx_align.errors import UsageError
 
-CACHE_BYTES, CACHE_SHARE = 2 << 30, 1 / 8
-"""MLX keeps freed buffers for reuse; without a limit that cache can grow to all of memory."""
 MEMORY_SHARE = 0.95
 """Above this share of what the device can give, MLX waits for running work to end before it allocates. The
 wired limit is left alone: raising it has been seen to end in kernel panics."""
@@ -52,9 +50,10 @@ class MlxBackend:
         self._gpu = has_gpu and config.device != "cpu"
         self._config = config
         self._dtype = "float32" if config.dtype == "auto" and not self._gpu else config.dtype
-        mx.set_default_device(mx.gpu if self._gpu else mx.cpu)
+        self._device = mx.Device(mx.gpu if self._gpu else mx.cpu)
+        mx.set_default_device(self._device)
         limit = self.memory().limit
-        mx.set_cache_limit(min(CACHE_BYTES, int(limit * CACHE_SHARE)))
+        mx.set_cache_limit(cache_limit(limit, self._device))
         mx.set_memory_limit(int(limit * MEMORY_SHARE))
 
     @property
@@ -76,10 +75,10 @@ class MlxBackend:
         return blas.ADVICE if slow else None
 
     def memory(self) -> MemoryUse:
-        """Bytes in use, at the highest, and what Metal recommends as the limit, CUDA or the machine has."""
-        info = mx.device_info() if self._gpu else {}
-        limit = info.get("max_recommended_working_set_size") or info.get("total_memory") or _physical_memory()
-        return MemoryUse(mx.get_active_memory(), mx.get_peak_memory(), int(limit))
+        """Bytes in use, at the highest, what the device can give, and buffers kept beyond their limit."""
+        limit = memory_of(self._device)
+        overkept = max(0, mx.get_cache_memory() - cache_limit(limit, self._device))
+        return MemoryUse(mx.get_active_memory(), mx.get_peak_memory(), limit, overkept=overkept)
 
     def habits(self) -> MemoryHabits:
         """How MLX uses memory on this device."""
@@ -139,7 +138,3 @@ def _check_finite(model: nn.Module, folder: Path) -> None:
     for name, value in tree_flatten(model.parameters()):
         if mx.issubdtype(value.dtype, mx.floating) and not mx.all(mx.isfinite(value)).item():
             raise UsageError(f"the weight '{name}' is not finite", where=str(folder))
-
-
-def _physical_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -53,7 +53,7 @@ def take(caches: Caches, rows: mx.array) -> None:
 def trouble_together(model: nn.Module) -> str | None:
     """Why prompts of several lengths cannot be decoded side by side, found by trying it; None: they can."""
     shorter, longer = sorted(PROMPTS, key=len)
-    alone = model(mx.array([shorter]))[:, -1]
+    alone = model(mx.array([shorter]), cache=make_prompt_cache(model))[:, -1]
 
     def beside() -> mx.array:
         caches = after_prompts(model, [longer, shorter])

@@ -6,7 +6,8 @@
 
 A checkpoint sees only what is passed to it. mlx-lm's own `grad_checkpoint` passes a layer's parameters and
 input, but not what its cache holds, so that with a cache the gradient through a prompt's keys and values is
-silently lost. Here they are arguments like the others.
+silently lost; nor the keys and values that some architectures hand from layer to layer in a tuple. Here all
+of them are arguments, and a layer that is given anything else that could hold arrays is refused.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map
 
 from mlx_align.backends.mlx.prefix import Prefix, Recorder
 from mlx_align.backends.mlx.substitutes import ATTENTION, Substitutes, files_with
@@ -56,25 +58,53 @@ def _forgetful(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def _checkpointed(layer: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    given = [*args, *kwargs.values()]
-    arrays = [value for value in given if isinstance(value, mx.array)]
-    cache = next((value for value in given if isinstance(value, Recorder | Prefix)), None)
+    given = args, kwargs
+    leaves = [_allowed(value) for _, value in tree_flatten(given, is_leaf=_is_module)]
+    arrays = [value for value in leaves if isinstance(value, mx.array)]
+    caches = [value for value in leaves if isinstance(value, Recorder | Prefix)]
 
-    def pure(adapter: Any, arrays: list[mx.array], held: list[mx.array]) -> Any:
+    def pure(adapter: Any, arrays: list[mx.array], held: list[list[mx.array]]) -> Any:
         layer.update(adapter)
-        own = None if cache is None else cache.twin(held)
-        fresh = iter(arrays)
-        values = [next(fresh) if isinstance(v, mx.array) else own if v is cache else v for v in given]
-        result = plain(layer, *values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
-        return result, [] if own is None else own.recorded()
+        twins = [cache.twin(own) for cache, own in zip(caches, held, strict=True)]
+        fresh, own = iter(arrays), iter(twins)
+
+        def passed(value: Any) -> Any:
+            if isinstance(value, mx.array):
+                return next(fresh)
+            return next(own) if isinstance(value, Recorder | Prefix) else value
+
+        args, kwargs = tree_map(passed, given, is_leaf=_is_module)
+        made = plain(layer, *args, **kwargs), [twin.recorded() for twin in twins]
+        # Of an array that is returned twice, MLX would forget one derivative: so each is a view of its own.
+        return tree_map(lambda x: mx.expand_dims(x, 0) if isinstance(x, mx.array) else x, made)
 
     adapter = layer.trainable_parameters()
-    held = [] if cache is None else cache.held()
-    result, recorded = mx.checkpoint(pure)(adapter, arrays, held)
+    made = mx.checkpoint(pure)(adapter, arrays, [cache.held() for cache in caches])
+    result, recorded = tree_map(lambda x: mx.squeeze(x, 0) if isinstance(x, mx.array) else x, made)
     layer.update(adapter)
-    if cache is not None:
-        cache.keep(recorded)
+    for cache, taken in zip(caches, recorded, strict=True):
+        cache.keep(taken)
     return result
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, nn.Module)  # they are dictionaries too
+
+
+def _allowed(value: Any) -> Any:
+    """An argument of a layer, if a checkpoint can see all of what it holds.
+
+    Raises:
+        UsageError: it cannot, so gradients through it would be lost, or it would be written to twice.
+    """
+    frozen = _is_module(value) and not tree_flatten(value.trainable_parameters())
+    if frozen or value is None or isinstance(value, mx.array | Recorder | Prefix | str | int | float):
+        return value
+    raise UsageError(
+        f"this architecture's layers hand on a {type(value).__name__}, so they cannot be computed twice",
+        where="backend.checkpointing",
+        hint="Use backend.checkpointing=attention, or none.",
+    )
 
 
 def _forgetful_attention(original: Callable[..., mx.array]) -> Callable[..., mx.array]:

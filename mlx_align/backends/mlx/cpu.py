@@ -27,15 +27,14 @@ def exp(x: mx.array) -> mx.array:
 
 
 def attention(original: Function) -> Function:
-    """mlx-lm's `scaled_dot_product_attention`, without its keyword for quantised caches and for sinks."""
+    """mlx-lm's `scaled_dot_product_attention`; 16 bits, sinks and quantised caches are left to its own."""
     masks = _Masks()
 
     def call(
         queries: mx.array,
         keys: mx.array,
         values: mx.array,
-        cache: Any = None,
-        *,
+        cache: Any,
         scale: float,
         mask: mx.array | str | None,
         sinks: mx.array | None = None,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_align.backends.mlx import prefix
+from mlx_align.backends.mlx.memory import gpu_memory
 from mlx_align.backends.mlx.prefix import Held
 from mlx_align.backends.mlx.selected import chunk_positions, selected_logps
 from mlx_align.backends.mlx.split import SplitModel
@@ -71,7 +72,7 @@ class Forward:
             self.model.logits if temperature == 1 else lambda x: self.model.logits(x) / temperature,
             self._features(inputs, batch.scored, width, held),
             batch.branch_ids.reshape(-1)[batch.scored],
-            chunk_positions(self.vocabulary, self.lanes),
+            chunk_positions(self.vocabulary, self.lanes, gpu_memory()),
             grad=grad,
         )
         grid = mx.zeros(n * width).at[batch.scored].add(logps).reshape(n, width)
@@ -93,7 +94,7 @@ class Forward:
 
 def read_prefixes(model: SplitModel, prefixes: mx.array) -> Held:
     """Every layer's keys and values of (B, P) prefixes."""
-    caches = prefix.record(len(model.layers))
+    caches = model.recorders()
     model.features(prefixes, caches)  # what it returns is never evaluated
     return prefix.held(caches)
 

@@ -84,7 +84,8 @@ class Gradients:
         return total, [rejoined(job.part.batch, job.pieces, job.scores) for job in jobs]
 
     def _job(self, part: Part, at_once: int | None, key: mx.array) -> _Job:
-        cut = pieces(part.batch, at_once)
+        # What is compiled is compiled for a shape, so a piece may not have one of its own.
+        cut = pieces(part.batch, at_once, keep_shape=self.functions.compiled)
         inputs = self.forward.inputs(part.batch) if len(cut) > 1 else {}
         keys = list(mx.random.split(key, num=len(cut) + 1))
         prefixes = inputs.get("prefixes")

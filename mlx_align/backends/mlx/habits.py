@@ -49,7 +49,9 @@ def habits(device: str, float_bytes: int | None, limit: int) -> MemoryHabits:
     return MemoryHabits(
         float_bytes=float_bytes,
         widens=on_cpu,
-        chunk_positions=partial(_positions, lanes=cores() if on_cpu else 1),
+        chunk_positions=partial(
+            _positions, lanes=cores() if on_cpu else 1, gpu_memory=0 if on_cpu else limit
+        ),
         head=HEAD,
         head_plain=HEAD_PLAIN,
         gated=GATED_ON_CPU if on_cpu else GATED,
@@ -62,10 +64,10 @@ def habits(device: str, float_bytes: int | None, limit: int) -> MemoryHabits:
     )
 
 
-def _positions(vocabulary: int, rows: int, *, lanes: int) -> int:
+def _positions(vocabulary: int, rows: int, *, lanes: int, gpu_memory: int) -> int:
     """Positions whose logits exist at a time.
 
     Lanes come to the head one after the other; but where chunks are long, about half of them are there.
     """
-    chunk = chunk_positions(vocabulary, lanes)
+    chunk = chunk_positions(vocabulary, lanes, gpu_memory)
     return chunk * (1 + min(lanes, rows)) // 2 if chunk == chunk_least(lanes) else chunk

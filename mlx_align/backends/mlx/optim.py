@@ -23,6 +23,7 @@ class Updater:
 
     Attributes:
         state: the optimiser's arrays, as mlx.optimizers nests them.
+        traces: how many traces have been made so far: one, once it is compiled and has been used.
     """
 
     def __init__(self, config: OptimConfig, adapter: Arrays, compiled: bool) -> None:
@@ -30,7 +31,8 @@ class Updater:
         self._limit = config.max_grad_norm
         self._optimizer.init(tree_unflatten(list(adapter.items())))
         self.state: Any = self._optimizer.state
-        self._pure: Callable[..., Any] = mx.compile(self._update) if compiled else self._update
+        self.traces = 0
+        self._pure: Callable[..., Any] = mx.compile(self._counted) if compiled else self._update
 
     def apply(self, adapter: Arrays, gradient: Arrays, learning_rate: float) -> tuple[Arrays, float]:
         """The adapter after one update, and the gradient's norm before clipping.
@@ -42,6 +44,10 @@ class Updater:
         mx.eval(adapter, self.state, norm)
         self._optimizer.state = self.state  # else it keeps a second copy, from before `if_finite`
         return adapter, float(to_numpy(norm))
+
+    def _counted(self, adapter: Arrays, gradient: Arrays, state: Any) -> tuple[Arrays, Any, mx.array]:
+        self.traces += 1
+        return self._update(adapter, gradient, state)
 
     def _update(self, adapter: Arrays, gradient: Arrays, state: Any) -> tuple[Arrays, Any, mx.array]:
         gradient = {name: grad.astype(mx.float32) for name, grad in gradient.items()}

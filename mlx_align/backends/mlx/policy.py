@@ -36,6 +36,7 @@ from mlx_align.backends.mlx.cpu import SUBSTITUTES
 from mlx_align.backends.mlx.gradients import Gradients, scores_of
 from mlx_align.backends.mlx.lanes import Lanes
 from mlx_align.backends.mlx.lora import prepare
+from mlx_align.backends.mlx.memory import to_be_cleared
 from mlx_align.backends.mlx.optim import Updater
 from mlx_align.backends.mlx.probe import choose
 from mlx_align.backends.mlx.step import Functions, to_arrays
@@ -44,8 +45,6 @@ from mlx_align.backends.parts import Part, divide, spread, together
 from mlx_align.batch import Batch
 from mlx_align.config import OptimConfig
 
-CACHED_BYTES = 1 << 30
-"""Freed buffers above this are given back when the shapes change; at every step that would cost time."""
 ONE_BY_ONE = "Prompts are continued one after the other instead of side by side, because {}."
 
 
@@ -101,7 +100,8 @@ class MlxPolicy:
 
     def memory(self) -> MemoryUse:
         """Memory in use, and the traces made so far."""
-        return replace(self._memory(), traces=self._functions.traces)
+        updates = 0 if self._config is None else self._updater.traces
+        return replace(self._memory(), traces=self._functions.traces + updates)
 
     def _adapter(self) -> Arrays:
         return dict(tree_flatten(self._model.trainable_parameters()))
@@ -163,8 +163,10 @@ class MlxPolicy:
     def _make_room(self, batch: Batch) -> None:
         """Buffers that MLX keeps fit the last shapes; for other shapes most of them are of no use."""
         shapes = (batch.prompt_ids.shape, batch.branch_ids.shape, batch.scored.shape)
-        if shapes != self._shapes and mx.get_cache_memory() > CACHED_BYTES:
-            mx.clear_cache()
+        if shapes != self._shapes:
+            use, cached = self._memory(), mx.get_cache_memory()
+            if to_be_cleared(use, cached, mx.default_device()):
+                mx.clear_cache()
         self._shapes = shapes
 
     def join(self, world: World) -> None:

@@ -34,13 +34,20 @@ class Recorder:
         self._recorded = [keys, values]
         return keys, values
 
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """What was recorded, for a layer that attends to another's keys and values."""
+        keys, values = self._recorded
+        return keys, values
+
     def held(self) -> list[mx.array]:
-        """What it brings into a layer: nothing."""
-        return []
+        """What it brings into a layer: what another layer has recorded, if two share it."""
+        return self._recorded
 
     def twin(self, held: list[mx.array]) -> Recorder:
-        """A fresh one."""
-        return Recorder()
+        """Another one that holds this."""
+        twin = Recorder()
+        twin.keep(held)
+        return twin
 
     def recorded(self) -> list[mx.array]:
         """What it takes out of a layer; empty if the layer keeps no keys and values of its own."""
@@ -110,11 +117,6 @@ class Prefix:
             sees_own = sees_own & (query < own + window_size)
         sees_own = mx.broadcast_to(sees_own, (lens.shape[0], 1, length, length))
         return mx.concatenate([sees_prompt, sees_own], axis=-1)
-
-
-def record(layers: int) -> list[Recorder]:
-    """A fresh cache for each layer, to read the prompts with."""
-    return [Recorder() for _ in range(layers)]
 
 
 def held(recorders: list[Recorder]) -> Held:

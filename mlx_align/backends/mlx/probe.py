@@ -3,6 +3,9 @@
 Sharing a prompt between branches and telling the head from the layers are exact for most of mlx-lm's
 architectures, but not for all: recurrent layers have no keys to share, and some models do more between layers
 and logits. So both are compared with the plain call on a tiny batch, and what does not agree is not used.
+
+The plain call itself is compared with what generates, which is the model with a cache: a few architectures
+are another network without one.
 """
 
 from __future__ import annotations
@@ -13,19 +16,21 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_lm.models.cache import RotatingKVCache
+from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
 from numpy.typing import NDArray
 
-from mlx_align.backends.mlx import prefix
 from mlx_align.backends.mlx.arrays import to_numpy
 from mlx_align.backends.mlx.forward import Forward, after_prefixes, read_prefixes
 from mlx_align.backends.mlx.split import SplitModel
 from mlx_align.backends.sequences import prefixes_and_suffixes, whole_sequences
 from mlx_align.batch import Batch
+from mlx_align.errors import UsageError
 
 EXACT, ROUNDED = 1e-3, 0.05
 """Allowed error in float32 on the CPU and otherwise (GPUs may multiply with 10 bits), as a share of what
 leaving out the prompt changes. A forgotten prompt is an error of 1."""
+TINY = 1e-30
+"""Where leaving it out changes nothing: an error of 0 is none then, and any other is one."""
 
 PROMPTS = ((5, 9, 2, 11, 7, 3, 8), (4, 10, 6))
 BRANCHES = ((12, 3, 5, 1, 9), (2, 8), (7, 7, 4), (1, 6, 13, 2))
@@ -41,12 +46,17 @@ class Reading:
 
 
 def choose(model: nn.Module, lanes: int = 1) -> Reading:
-    """The fastest way of reading a model that agrees with the plain one on a tiny batch, in so many lanes."""
+    """The fastest way of reading a model that agrees with the plain one on a tiny batch, in so many lanes.
+
+    Raises:
+        UsageError: the model generates as another network than could be trained.
+    """
     model.eval()
     batch = _tiny_batch()
     ids, starts = map(mx.array, whole_sequences(batch))
-    plain = model(ids)
-    split, notes = _split(model, ids, plain)
+    cached = _needs_caches(model, ids[:1])
+    plain = SplitModel(model, whole=True, cached=cached).features(ids)
+    split, notes = _split(model, cached, ids, plain)
     trouble = _sharing_trouble(split, batch, ids, starts) or _window_trouble(split, batch)
     if trouble is not None:
         note = f"Prompts are read once for every answer instead of once for all, because {trouble}."
@@ -54,8 +64,36 @@ def choose(model: nn.Module, lanes: int = 1) -> Reading:
     return Reading(Forward(split, trouble is None, plain.shape[-1], lanes), notes)
 
 
-def _split(model: nn.Module, ids: mx.array, plain: mx.array) -> tuple[SplitModel, tuple[str, ...]]:
-    split = SplitModel(model)
+def _needs_caches(model: nn.Module, ids: mx.array) -> bool:
+    """Whether the model reads (1, L) ids otherwise without a cache than with one, as it does to generate.
+
+    Raises:
+        UsageError: it does, and with caches that a gradient goes through it does so still.
+    """
+    generates = model(ids, cache=make_prompt_cache(model))
+    each_alone = model(ids.T).swapaxes(0, 1)  # every token without those before it
+    if not mx.isfinite(generates).all():
+        return False  # nothing to compare with; a run says so itself, at its first update
+
+    def trouble(cached: bool) -> str | None:
+        read = SplitModel(model, whole=True, cached=cached)
+        return trouble_of(lambda: read.features(ids), generates, each_alone)
+
+    if trouble(cached=False) is None:
+        return False
+    still = trouble(cached=True)
+    if still is None:
+        return True
+    raise UsageError(
+        f"this model would not be trained as it generates: with a cache it is another network, and {still}",
+        hint="Use a model of another architecture.",
+    )
+
+
+def _split(
+    model: nn.Module, cached: bool, ids: mx.array, plain: mx.array
+) -> tuple[SplitModel, tuple[str, ...]]:
+    split = SplitModel(model, cached=cached)
     if split.whole:
         trouble: str | None = "its layers are not in a module of their own"
     else:
@@ -63,7 +101,7 @@ def _split(model: nn.Module, ids: mx.array, plain: mx.array) -> tuple[SplitModel
     if trouble is None:
         return split, ()
     note = f"Logits are computed for every token instead of the scored ones only, because {trouble}."
-    return SplitModel(model, whole=True), (note,)
+    return SplitModel(model, whole=True, cached=cached), (note,)
 
 
 def _sharing_trouble(split: SplitModel, batch: Batch, ids: mx.array, starts: mx.array) -> str | None:
@@ -85,7 +123,8 @@ def trouble_of(attempt: Callable[[], mx.array], wanted: mx.array, without: mx.ar
         error = mx.linalg.norm((attempt() - wanted).astype(mx.float32))
     except Exception as failure:  # the model's own code may refuse in any way
         return f"this architecture refuses ({type(failure).__name__}: {failure})"
-    share = float(to_numpy(error / mx.linalg.norm((without - wanted).astype(mx.float32))))
+    scale = mx.maximum(mx.linalg.norm((without - wanted).astype(mx.float32)), TINY)
+    share = float(to_numpy(error / scale))
     exact = wanted.dtype == mx.float32 and mx.default_device() == mx.cpu
     return None if share < (EXACT if exact else ROUNDED) else f"the results differ (by {share:.1g})"
 
@@ -94,7 +133,7 @@ def _window_trouble(split: SplitModel, batch: Batch) -> str | None:
     """Sliding windows are longer than the tiny batch: see whether the model has them in its masks."""
     make_cache = getattr(split.model, "make_cache", list)
     windows = {cache.max_size for cache in make_cache() if isinstance(cache, RotatingKVCache)}
-    recorders = prefix.record(len(split.layers))
+    recorders = split.recorders()
     if windows:
         split.features(mx.array(batch.prompt_ids), recorders)
     asked = {recorder.window for recorder in recorders}

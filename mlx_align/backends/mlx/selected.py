@@ -25,6 +25,11 @@ BLOCK = 64
 CHUNK_LOGITS, CHUNK_LEAST, CHUNK_ROWS = 1 << 22, 64, 16
 """Logits in a chunk (16 MB in float32, of which a handful are alive at a time); positions at the least, in
 all lanes together and in one: a matrix product with fewer rows wastes its other factor."""
+GPU_TIMES, GPU_SHARE = 4, 1 / 320
+"""A GPU's chunk is up to so many times as long, as far as its float32 logits stay below this share of its
+memory: some ten such arrays are alive at a time (`habits.HEAD`), so that they need 3% of it together. A chunk
+of m positions computes m operations for each byte of a 16-bit head that it reads: 64 are about what a Mac can
+do while it reads a byte, and 256 what a CUDA card can. This is arithmetic; it was not measured on Metal."""
 
 
 def chunk_least(lanes: int) -> int:
@@ -32,9 +37,17 @@ def chunk_least(lanes: int) -> int:
     return max(CHUNK_ROWS, CHUNK_LEAST // lanes // CHUNK_ROWS * CHUNK_ROWS)
 
 
-def chunk_positions(vocabulary: int, lanes: int = 1) -> int:
-    """How many positions make a chunk."""
-    return max(chunk_least(lanes), CHUNK_LOGITS // vocabulary // 16 * 16)
+def chunk_positions(vocabulary: int, lanes: int = 1, gpu_memory: int = 0) -> int:
+    """How many positions make a chunk.
+
+    Args:
+        vocabulary: V.
+        lanes: how many may be at the head together.
+        gpu_memory: bytes; 0: on a CPU.
+    """
+    least = max(chunk_least(lanes), CHUNK_LOGITS // vocabulary // 16 * 16)
+    roomy = int(gpu_memory * GPU_SHARE) // (4 * vocabulary) // 16 * 16
+    return min(max(least, roomy), GPU_TIMES * least)
 
 
 def selected_logps(head: Head, features: mx.array, targets: mx.array, chunk: int, *, grad: bool) -> mx.array:

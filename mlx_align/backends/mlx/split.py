@@ -14,6 +14,9 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx_lm.models.cache import make_prompt_cache
+
+from mlx_align.backends.mlx.prefix import Recorder
 
 Cache = list[Any] | None
 
@@ -24,24 +27,26 @@ class SplitModel:
     Args:
         model: called with (N, L) ids it returns (N, L, V) logits.
         whole: do not split it, even if it could be.
+        cached: give it caches where none are given, because it is another network without them (`probe`).
 
     Attributes:
         whole: the layers cannot be told from the head: features are the logits themselves.
     """
 
-    def __init__(self, model: nn.Module, *, whole: bool = False) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, *, whole: bool = False, cached: bool = False) -> None:
+        self.model, self._cached = model, cached
+        self._caches = len(make_prompt_cache(model))
         self._path = [] if whole else _path_to_layers(model)
         self.whole = not self._path
 
-    @property
-    def layers(self) -> list[nn.Module]:
-        """The decoder layers."""
-        layers: list[nn.Module] = self.model.layers
-        return layers
+    def recorders(self) -> list[Recorder]:
+        """Fresh caches to read prompts with, as many as the model has: layers that share one have it once."""
+        return [Recorder() for _ in range(self._caches)]
 
     def features(self, ids: mx.array, cache: Cache = None) -> mx.array:
         """(N, L, D) what the head would be given for (N, L) ids."""
+        if cache is None and self._cached:
+            cache = self.recorders()
         if self.whole:
             logits: mx.array = self.model(ids, cache=cache)
             return logits

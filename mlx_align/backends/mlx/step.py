@@ -3,6 +3,11 @@
 A function is traced once for every new set of shapes and then replayed: on a GPU that saves most of the
 Python time of a step and fuses its small kernels. What changes from call to call (the adapter, the batch,
 the denominators) comes in as arguments; the frozen base is part of the trace.
+
+A float16 has no number below 6e-8 and loses digits below 6e-5, and a loss that is a mean over thousands of
+tokens has derivatives of that size. So under a float16 model the way back begins with derivatives of which
+the largest is 1, and what comes out is divided by the same factor, in float32 (loss scaling: Micikevicius et
+al. 2018, arXiv:1710.03740, section 3.2). The factor is that of the batch at hand: nothing is remembered.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from mlx_align.backends.base import Objective
 from mlx_align.backends.mlx.arrays import Arrays
@@ -27,6 +32,10 @@ from mlx_align.batch import Batch
 from mlx_align.methods.base import Loss
 
 XP = MlxOps()
+ONLY_LOSSES = ("ref_logps", "old_logps", "advantages")
+"""What of a batch no forward pass reads."""
+LEAST = 1e-30
+"""Derivatives are scaled up by at most 1 / this, which float32 can hold."""
 
 
 class Made(NamedTuple):
@@ -34,7 +43,7 @@ class Made(NamedTuple):
 
     Attributes:
         gradient: by the adapter.
-        by_held: by the prompts' keys and values, where those were given.
+        by_held: by the prompts' keys and values, where those were given; float32 under a float16 model.
         sums, metrics: the loss.
         logps: (N, T) log-probabilities.
     """
@@ -49,6 +58,17 @@ class Made(NamedTuple):
 def _named(name: str, objective: Objective) -> tuple[Any, ...]:
     """A traced function's name: what it was traced with."""
     return name, objective.method.name, objective.hp, objective.temperature
+
+
+def _loss(objective: Objective, logps: mx.array, batch: Batch) -> Loss:
+    return objective.method.loss(XP, logps, batch.ref_logps, batch, objective.hp)
+
+
+def _unscaled(derivatives: Any, scale: mx.array | None) -> Any:
+    """In float32, because a float16 might not hold them."""
+    if scale is None:
+        return derivatives
+    return tree_map(lambda x: x.astype(mx.float32) / scale, derivatives)
 
 
 def to_arrays(batch: Batch) -> Arrays:
@@ -87,9 +107,12 @@ class Functions:
 
     def __post_init__(self) -> None:
         self._made: dict[Any, Callable[..., Any]] = {}
+        self._float16 = any(x.dtype == mx.float16 for _, x in tree_flatten(self.model.parameters()))
 
     def logps(self, inputs: Inputs, arrays: Arrays, temperature: float) -> mx.array:
         """(N, T) log-probabilities, without gradient."""
+        # What only a loss needs is left out, so that there is one trace for a shape, with it or without.
+        arrays = {name: array for name, array in arrays.items() if name not in ONLY_LOSSES}
 
         def pure(adapter: Arrays, inputs: Inputs, arrays: Arrays) -> mx.array:
             self._put(adapter)
@@ -100,16 +123,13 @@ class Functions:
         return result
 
     def scores(self, objective: Objective, inputs: Inputs, arrays: Arrays) -> tuple[Arrays, Arrays, mx.array]:
-        """The loss of a batch (sums and metrics) and its log-probabilities, without gradient, dropout off."""
+        """The loss of a batch (sums and metrics) and its log-probabilities, without gradient, dropout off.
 
-        def pure(adapter: Arrays, inputs: Inputs, arrays: Arrays) -> tuple[Arrays, Arrays, mx.array]:
-            self._put(adapter)
-            loss, logps = self._loss(objective, inputs, arrays, grad=False)
-            return loss.sums, loss.metrics, logps
-
-        self.model.eval()
-        made: tuple[Arrays, Arrays, mx.array] = self._call(_named("scores", objective), pure, inputs, arrays)
-        return made
+        The loss itself is a few small operations; so there is no trace but that of the log-probabilities.
+        """
+        logps = self.logps(inputs, arrays, objective.temperature)
+        loss = _loss(objective, logps, to_batch(arrays))
+        return loss.sums, loss.metrics, logps
 
     def gradient(
         self, objective: Objective, inputs: Inputs, arrays: Arrays, counts: Arrays, key: mx.array, held: Held
@@ -129,14 +149,23 @@ class Functions:
             adapter: Arrays, inputs: Inputs, arrays: Arrays, counts: Arrays, key: mx.array, held: Held
         ) -> Any:
             set_keys(self.dropouts, key)
+            batch = to_batch(arrays)
 
-            def value(given: tuple[Arrays, Held]) -> tuple[mx.array, Loss, mx.array]:
+            def mean(logps: mx.array) -> tuple[mx.array, Loss]:
+                loss = _loss(objective, logps, batch)
+                return sum(loss.sums[term] / counts[term] for term in loss.sums), loss
+
+            def value(given: tuple[Arrays, Held]) -> tuple[mx.array, Loss, mx.array, mx.array | None]:
                 adapter, held = given
                 self._put(adapter)
-                loss, logps = self._loss(objective, inputs, arrays, grad=True, held=held or None)
-                return sum(loss.sums[term] / counts[term] for term in loss.sums), loss, logps
+                logps = self._logps(objective, inputs, batch, grad=True, held=held or None)
+                (_, loss), by_logps = mx.value_and_grad(mean)(mx.stop_gradient(logps))
+                slopes, scale = self._scaled(by_logps)
+                # The value means nothing and is never evaluated; its derivative is the loss's, scaled.
+                return (logps * slopes).sum(), loss, logps, scale
 
-            (_, loss, logps), (gradient, by_held) = mx.value_and_grad(value)((adapter, held))
+            (_, loss, logps, scale), scaled = mx.value_and_grad(value)((adapter, held))
+            gradient, by_held = _unscaled(scaled, scale)
             return gradient, by_held, loss.sums, loss.metrics, logps
 
         self.model.train()
@@ -161,29 +190,35 @@ class Functions:
 
         def pure(adapter: Arrays, prefixes: mx.array, key: mx.array, by_held: Held) -> Arrays:
             set_keys(self.dropouts, key)
+            slopes, scale = self._scaled(by_held)
 
             def value(adapter: Arrays) -> mx.array:
                 self._put(adapter)
                 held = read_prefixes(self.forward.model, prefixes)
-                layers = zip(held, by_held, strict=True)
+                layers = zip(held, slopes, strict=True)
                 return mx.stack(
                     [(x * by).sum() for layer in layers for x, by in zip(*layer, strict=True)]
                 ).sum()
 
-            gradient: Arrays = mx.grad(value)(adapter)
+            gradient: Arrays = _unscaled(mx.grad(value)(adapter), scale)
             return gradient
 
         self.model.train()
         gradient: Arrays = self._call("through prefixes", pure, prefixes, key, by_held)
         return gradient
 
-    def _loss(
-        self, objective: Objective, inputs: Inputs, arrays: Arrays, *, grad: bool, held: Held | None = None
-    ) -> tuple[Loss, mx.array]:
-        batch = to_batch(arrays)
-        temperature = objective.temperature
-        logps = self.forward.logps(inputs, batch, grad=grad, temperature=temperature, held=held)
-        return objective.method.loss(XP, logps, batch.ref_logps, batch, objective.hp), logps
+    def _logps(
+        self, objective: Objective, inputs: Inputs, batch: Batch, *, grad: bool, held: Held | None = None
+    ) -> mx.array:
+        return self.forward.logps(inputs, batch, grad=grad, temperature=objective.temperature, held=held)
+
+    def _scaled(self, slopes: Any) -> tuple[Any, mx.array | None]:
+        """The derivatives that a way back begins with, and what they were multiplied by; None: by nothing."""
+        if not self._float16:
+            return slopes, None
+        largest = mx.stack([mx.abs(x).max() for _, x in tree_flatten(slopes)]).max()
+        scale = 1 / mx.maximum(largest, LEAST)
+        return tree_map(lambda x: x * scale, slopes), scale
 
     def _put(self, adapter: Arrays) -> None:
         self.model.update(tree_unflatten(list(adapter.items())))

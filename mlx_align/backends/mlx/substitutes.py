@@ -26,9 +26,14 @@ def files_with(model: nn.Module, name: str) -> list[ModuleType]:
 
 
 def scope(model: nn.Module, *substitutes: Substitutes) -> Scope:
-    """What must be open while a graph is built with substitutes; a later one is made out of an earlier."""
+    """What must be open while a graph is built with substitutes; a later one is made out of an earlier.
+
+    When it is closed, arrays that the model has put in the place of its own are gone too: they belong to the
+    graph, and with it to one lane's thread.
+    """
     names = {name: None for group in substitutes for name in group}
     places = [(file, name) for name in names for file in files_with(model, name)]
+    rewritten = _rewritten(model)
 
     @contextmanager
     def substituted() -> Iterator[None]:
@@ -42,5 +47,23 @@ def scope(model: nn.Module, *substitutes: Substitutes) -> Scope:
         finally:
             for (file, name), original in originals.items():
                 setattr(file, name, original)
+            for module, name, array in rewritten:
+                module[name] = array
 
     return substituted
+
+
+def _rewritten(model: nn.Module) -> list[tuple[nn.Module, str, mx.array]]:
+    """The arrays that a model replaces while it is read, as gemma3n does with weights that it clips."""
+    arrays = [
+        (module, name, value)
+        for module in model.modules()
+        for name, value in module.items()
+        if isinstance(value, mx.array)
+    ]
+    model(mx.zeros((1, 2), mx.int32))  # never evaluated
+    found = [(module, name, array) for module, name, array in arrays if module[name] is not array]
+    for module, name, array in found:
+        module[name] = array
+    mx.eval([array for _, _, array in found])
+    return found

@@ -38,6 +38,8 @@ from mlx_align.errors import UsageError
 from mlx_align.methods.base import Loss
 
 XP = TorchOps()
+LEAST = 1e-30
+"""Derivatives are scaled up by at most 1 / this, which float32 can hold."""
 
 
 class TorchPolicy:
@@ -60,6 +62,7 @@ class TorchPolicy:
         self._model, self._config = model, config
         self._adapter = adapter or Attached({}, {}, [])
         self._gradient: dict[str, torch.Tensor] | None = None
+        self._float16 = any(p.dtype == torch.float16 for p in model.parameters())
         self._checkpointed = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
         self.memory = memory
         self.notes: tuple[str, ...] = ()
@@ -87,10 +90,6 @@ class TorchPolicy:
         tensors = batch_on(batch, self._model.device)
         return branch_logps(self._model, ids, starts, tensors, temperature), tensors
 
-    def _loss(self, batch: Batch, objective: Objective) -> tuple[Loss, torch.Tensor]:
-        logps, tensors = self._logps(batch, objective.temperature)
-        return objective.method.loss(XP, logps, tensors.ref_logps, tensors, objective.hp), logps
-
     def logps(self, batch: Batch, *, temperature: float = 1.0) -> NDArray[np.float32]:
         """(N, T) log-probabilities of the branch tokens under the policy."""
         self._mode(training=False)
@@ -113,7 +112,8 @@ class TorchPolicy:
         """Loss and metrics without gradient, dropout off."""
         self._mode(training=False)
         with torch.no_grad():
-            return _scores(*self._loss(batch, objective))
+            logps, tensors = self._logps(batch, objective.temperature)
+            return _scores(_loss(objective, logps, tensors), logps)
 
     # Training
 
@@ -123,17 +123,28 @@ class TorchPolicy:
         """Add one micro-batch's gradient of sum_term sums[term] / counts[term]."""
         self._mode(training=True)
         torch.manual_seed(seed)  # of every device
-        cut = pieces(batch, objective.branches_at_once)
+        cut = pieces(batch, objective.branches_at_once, keep_shape=False)
         return rejoined(batch, cut, [self._accumulate(piece.batch, objective, counts) for piece in cut])
 
     def _accumulate(self, batch: Batch, objective: Objective, counts: Mapping[str, float]) -> Scores:
-        loss, logps = self._loss(batch, objective)
+        logps, tensors = self._logps(batch, objective.temperature)
+        given = logps.detach().requires_grad_()
+        loss = _loss(objective, given, tensors)
         value = torch.stack([loss.sums[term] / counts[term] for term in loss.sums]).sum()
+        (slopes,) = torch.autograd.grad(value, given)
+        # A float16 could not hold them, so its way back begins with 1 (loss scaling: arXiv:1710.03740).
+        scale = 1 / slopes.abs().max().clamp(min=LEAST) if self._float16 else 1.0
         leaves = self._adapter.leaves
         grads = torch.autograd.grad(
-            value, [leaf.parameter for leaf in leaves.values()], allow_unused=True, materialize_grads=True
+            logps,
+            [leaf.parameter for leaf in leaves.values()],
+            slopes * scale,
+            allow_unused=True,
+            materialize_grads=True,
         )
-        new = {name: leaf.neutral(grad) for (name, leaf), grad in zip(leaves.items(), grads, strict=True)}
+        new = {
+            name: leaf.neutral(grad) / scale for (name, leaf), grad in zip(leaves.items(), grads, strict=True)
+        }
         if self._gradient is not None:
             new = {name: self._gradient[name] + grad for name, grad in new.items()}
         self._gradient = new
@@ -215,6 +226,10 @@ class TorchPolicy:
     def save_adapter(self, folder: Path) -> None:
         """Write mlx-lm's adapter files."""
         adapter_files.write(folder, self.adapter_state(), self._adapter.facts)
+
+
+def _loss(objective: Objective, logps: torch.Tensor, batch: Batch) -> Loss:
+    return objective.method.loss(XP, logps, batch.ref_logps, batch, objective.hp)
 
 
 def _scores(loss: Loss, logps: torch.Tensor) -> Scores:

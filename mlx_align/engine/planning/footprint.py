@@ -8,7 +8,8 @@ until the backward pass, in arrays of the compute type unless said otherwise:
                 and values, of a prompt once, and joined with the branch's own for every branch
     scores      (branches, heads, queries, keys) after the softmax; with a soft cap also before it
     MLP         the arrays that act(gate) * up keeps, n * ff each (`MemoryHabits.gated`)
-    adapter     n * r for every adapted module
+    adapter     n * r for every adapted module; under a 16-bit model the factors in its precision, which for
+                experts are many; with DoRA a quantised module's weights, unpacked
 
 The last layer of the prompts is read for its keys and values only. Checkpointed attention keeps everything
 but the scores, checkpointed layers only their inputs and the prompts' keys and values; the layer that is
@@ -91,25 +92,31 @@ class Adapter:
 
     Attributes:
         parameters: how many numbers are trained.
+        expert_parameters: those of them that belong to experts.
         layers: the last so many are adapted; no derivative is needed below them.
         ranks: r of all modules of a layer, of the chosen experts only.
         inputs, outputs: widths of all modules of a layer, likewise.
+        expert_inputs: those of `inputs` that experts read.
         attention, mlp: which halves of a layer have adapted modules.
         dropout: whether inputs are dropped out first.
         dora: whether columns are rescaled (DoRA).
         largest: numbers in the largest adapted matrix.
+        matrices: in all adapted matrices of a layer.
     """
 
     parameters: int
+    expert_parameters: int
     layers: int
     ranks: int
     inputs: int
     outputs: int
+    expert_inputs: int
     attention: bool
     mlp: bool
     dropout: bool
     dora: bool
     largest: int
+    matrices: int
 
     @classmethod
     def on(cls, model: ModelFacts, config: AdapterConfig) -> Adapter:
@@ -126,23 +133,28 @@ class Adapter:
         keys = set(_modules(linears, config))
         adapted = [linear for linear in linears if linear.name in keys]
         one = [linear for linear in adapted if linear.layer == adapted[-1].layer]
-        dora = config.type == "dora"
-        numbers = sum(
-            x.copies * (config.rank * (x.inputs + x.outputs) + (x.outputs if dora else 0)) for x in adapted
-        )
         times = [model.chosen if x.copies > 1 else 1 for x in one]
         return cls(
-            parameters=numbers,
+            parameters=sum(_trained(x, config) for x in adapted),
+            expert_parameters=sum(_trained(x, config) for x in adapted if x.copies > 1),
             layers=count,
             ranks=config.rank * sum(times),
             inputs=sum(x.inputs * n for x, n in zip(one, times, strict=True)),
             outputs=sum(x.outputs * n for x, n in zip(one, times, strict=True)),
+            expert_inputs=sum(x.inputs * model.chosen for x in one if x.copies > 1),
             attention=any(_in_attention(x.name) for x in one),
             mlp=any(not _in_attention(x.name) for x in one),
             dropout=config.dropout > 0,
-            dora=dora,
+            dora=config.type == "dora",
             largest=max(x.inputs * x.outputs for x in one),
+            matrices=sum(x.copies * x.inputs * x.outputs for x in one),
         )
+
+
+def _trained(linear: Linear, config: AdapterConfig) -> int:
+    """Numbers that an adapter has for a module: A, B and DoRA's magnitude."""
+    magnitude = linear.outputs if config.type == "dora" else 0
+    return linear.copies * (config.rank * (linear.inputs + linear.outputs) + magnitude)
 
 
 def _modules(linears: list[Linear], config: AdapterConfig) -> list[str]:
@@ -292,7 +304,21 @@ class Arithmetic:
         """Kept by one layer, without keys, values and scores."""
         if self._checkpointing == "layers":
             return part.tokens * self.model.hidden * self._width
-        return part.tokens * self._token()
+        return self._whole_layer(part)
+
+    def _whole_layer(self, part: _Pass) -> int:
+        """The same of a layer that is not computed again, or that has been."""
+        return part.tokens * self._token() + (self._copied_weights() if part.tokens else 0)
+
+    def _copied_weights(self) -> int:
+        """One layer's factors in another precision than their own, and weights that DoRA unpacks."""
+        adapter, numbers = self.adapter, 0
+        if self._width < FLOAT:
+            as_they_are = adapter.expert_parameters if self.habits.widens else 0
+            numbers = (adapter.parameters - as_they_are) // adapter.layers
+        if adapter.dora and self.model.quantised:
+            numbers += adapter.matrices
+        return numbers * self._width
 
     def _token(self) -> int:
         """Kept by one layer for one token."""
@@ -308,6 +334,7 @@ class Arithmetic:
         kept += gated * model.wide * width
         kept += 3 * model.chosen * model.hidden * width  # read by, written by and weighted for each expert
         kept += adapter.ranks * width
+        kept += adapter.expert_inputs * FLOAT if self.habits.widens and width < FLOAT else 0
         kept += 2 * model.head_dim * FLOAT if self.habits.widens else 0  # sines and cosines
         kept += 2 * adapter.inputs * width if adapter.dropout else 0  # the masks, and what they leave
         kept += adapter.outputs * width if adapter.dora else 0
@@ -361,4 +388,4 @@ class Arithmetic:
         if self._checkpointing != "layers":
             return self._temporaries(part, self.habits.work)
         again = self._temporaries(part, self.habits.work_again)
-        return again + part.tokens * self._token() + self._joined(part) + self._scores(part)
+        return again + self._whole_layer(part) + self._joined(part) + self._scores(part)

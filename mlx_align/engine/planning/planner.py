@@ -18,6 +18,7 @@ from mlx_align.engine.planning.footprint import Adapter, Arithmetic, Footprint
 from mlx_align.engine.rollouts.shapes import RolloutShapes
 from mlx_align.errors import UsageError
 from mlx_align.methods.grpo import GrpoHyperparameters
+from mlx_align.paths import typed
 
 Verdict = Literal["fits", "tight", "will not fit", "unknown"]
 TIGHT = 0.8
@@ -187,7 +188,7 @@ def _adapter(config: AdapterConfig) -> AdapterConfig:
     """The adapter's shape, which a starting adapter decides."""
     if config.start is None:
         return config
-    folder = Path(config.start).expanduser()
+    folder = typed(config.start)
     try:
         facts = read_adapter(folder)
         parameters = facts["lora_parameters"]

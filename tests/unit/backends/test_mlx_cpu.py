@@ -70,7 +70,7 @@ def test_hidden_tokens_have_no_part() -> None:
     own = cpu.attention(base.scaled_dot_product_attention)
 
     def read(keys: mx.array, values: mx.array) -> list[np.ndarray]:
-        return both(lambda k, v: own(queries, k, v, scale=0.3, mask=mask), keys, values)
+        return both(lambda k, v: own(queries, k, v, None, 0.3, mask=mask), keys, values)
 
     loud = mx.concatenate([mx.zeros((N, GROUPS, S - 1, D)), mx.full((N, GROUPS, 1, D), 20.0)], axis=2)
     value, by_keys, by_values = read(keys, values)
@@ -90,7 +90,7 @@ def test_other_attention_is_left_to_mlx_lm(dtype: Any, sinks: mx.array | None) -
         return arrays[0]
 
     queries = mx.zeros((N, HEADS, T, D), dtype)
-    cpu.attention(original)(queries, queries, queries, scale=1.0, mask=None, sinks=sinks)
+    cpu.attention(original)(queries, queries, queries, None, 1.0, mask=None, sinks=sinks)
     assert len(asked) == 1
 
 

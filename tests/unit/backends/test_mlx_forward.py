@@ -11,15 +11,20 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
+from mlx_align.backends.mlx import cpu
+from mlx_align.backends.mlx.caches import trouble_together
 from mlx_align.backends.mlx.checkpointing import checkpointed
 from mlx_align.backends.mlx.forward import Forward
 from mlx_align.backends.mlx.lora import prepare, set_keys
+from mlx_align.backends.mlx.prefix import Recorder
 from mlx_align.backends.mlx.probe import choose
 from mlx_align.backends.mlx.step import to_arrays, to_batch
 from mlx_align.backends.mlx.substitutes import scope
 from mlx_align.data import Example, collate
+from mlx_align.errors import UsageError
 
 WINDOW = 8
 """Shorter than the prompts."""
@@ -46,6 +51,7 @@ MOE = {
     "norm_topk_prob": True,
 }
 SLIDING = ["sliding_attention", "full_attention", "sliding_attention"]
+BY_TURNS = ["sliding_attention", "full_attention"] * 2
 GEMMA3 = {"sliding_window": WINDOW, "sliding_window_pattern": 2, "query_pre_attn_scalar": 16}
 
 SHARED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -55,6 +61,43 @@ SHARED: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", {}),
     "qwen3_moe": ("qwen3_moe", MOE),
     "gemma3_text": ("gemma3_text", GEMMA3),
+    "gemma4_text": (  # the last two layers attend to the keys and values of the first two
+        "gemma4_text",
+        {
+            "num_hidden_layers": 4,
+            "num_kv_shared_layers": 2,
+            "layer_types": BY_TURNS,
+            "sliding_window": WINDOW,
+            "global_head_dim": 32,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 256,
+        },
+    ),
+    "hunyuan": (  # every second layer attends to the keys and values of the one before it
+        "hunyuan",
+        {
+            "num_hidden_layers": 4,
+            "use_cla": True,
+            "cla_share_factor": 2,
+            "attention_bias": False,
+            "use_mixed_mlp_moe": False,
+            "num_shared_expert": 0,
+            "use_qk_norm": True,
+            "moe_topk": 1,
+            "num_experts": 1,
+            "rope_scaling": {"alpha": 1.0, "factor": 1.0, "type": "dynamic"},
+        },
+    ),
+    "gpt_oss": (
+        "gpt_oss",
+        {
+            "num_hidden_layers": 4,
+            "layer_types": BY_TURNS,
+            "sliding_window": WINDOW,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+    ),
     "phi3": ("phi3", {"rope_scaling": None, "partial_rotary_factor": 1.0}),
     "olmo2": ("olmo2", {}),
     "granite": (
@@ -70,6 +113,38 @@ SHARED: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 GEMMA2 = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 16}
+GEMMA3N: dict[str, Any] = {
+    "model_type": "gemma3n",
+    "text_config": {
+        **COMMON,
+        "model_type": "gemma3n_text",
+        "num_hidden_layers": 4,
+        "num_kv_shared_layers": 2,
+        "layer_types": BY_TURNS,
+        "sliding_window": WINDOW,
+        "vocab_size_per_layer_input": 256,
+        "hidden_size_per_layer_input": 8,
+        "rope_local_base_freq": 10000.0,
+        "final_logit_softcapping": 30.0,
+        "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
+        "altup_num_inputs": 2,
+        "altup_coef_clip": 120.0,
+        "altup_correct_scale": True,
+        "altup_active_idx": 0,
+        "laurel_rank": 8,
+    },
+}
+"""Its last two layers have keys and values of their own, and use them only where there is no cache."""
+ATTENTION = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
+AFM7: dict[str, Any] = {
+    "model_type": "afm7",
+    "vocab_size": 256,
+    "hidden_dim": 64,
+    "num_layers": 3,
+    "num_kv_reuse_layers": 1,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+}
 MAMBA: dict[str, Any] = {
     "model_type": "mamba",
     "vocab_size": 256,
@@ -95,9 +170,9 @@ def build(kind: str, **facts: Any) -> nn.Module:
     return model
 
 
-def with_lora(model: nn.Module, dropout: float = 0.0) -> nn.Module:
+def with_lora(model: nn.Module, dropout: float = 0.0, **facts: Any) -> nn.Module:
     model.freeze()
-    linear_to_lora_layers(model, len(model.layers), {"rank": 4, "scale": 2.0, "dropout": dropout})
+    linear_to_lora_layers(model, len(model.layers), {"rank": 4, "scale": 2.0, "dropout": dropout, **facts})
     model.update(tree_map(lambda x: mx.random.normal(x.shape) * 0.05, model.trainable_parameters()))
     mx.eval(model.parameters())
     return model
@@ -120,16 +195,17 @@ def weights(batch: Any) -> mx.array:
 
 
 def alone(
-    model: nn.Module, rows: list[Example], weight: mx.array
+    model: nn.Module, rows: list[Example], weight: mx.array, *, cached: bool = False
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Each branch as a sequence of its own, without padding, by the bare model."""
+    """Each branch as a sequence of its own, unpadded, by the bare model, as it is or as it generates."""
 
     def total(model: nn.Module) -> tuple[mx.array, list[mx.array]]:
         found = []
         for example in rows:
             for branch in example.branch_ids:
                 ids = mx.array([[*example.prompt_ids, *branch]])
-                losses = nn.losses.cross_entropy(model(ids[:, :-1]), ids[:, 1:], reduction="none")
+                logits = model(ids[:, :-1], cache=make_prompt_cache(model) if cached else None)
+                losses = nn.losses.cross_entropy(logits, ids[:, 1:], reduction="none")
                 found.append(-losses[0, len(example.prompt_ids) - 1 :])
         parts = [(logps * weight[n, : logps.size]).sum() for n, logps in enumerate(found)]
         return sum(parts), found
@@ -183,7 +259,9 @@ def test_shared_prompts_equal_single_sequences(name: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["layers", "attention"])
-@pytest.mark.parametrize("name", ["llama with windows", "qwen3", "gemma3_text", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "name", ["llama with windows", "qwen3", "gemma3_text", "qwen3_moe", "gemma4_text", "hunyuan"]
+)
 def test_checkpointing_changes_no_gradient(name: str, what: Any) -> None:
     kind, facts = SHARED[name]
     model = with_lora(build(kind, **facts))
@@ -194,6 +272,62 @@ def test_checkpointing_changes_no_gradient(name: str, what: Any) -> None:
     opened = scope(model, checkpointed(model, what))
     model.train()
     assert_same(read(model, forward, rows, weight, opened=opened), want)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma3_text", "gemma4_text", "gpt_oss"])
+def test_the_cpus_own_functions_change_no_gradient(name: str) -> None:
+    kind, facts = SHARED[name]
+    model = with_lora(build(kind, **facts))
+    rows = examples()
+    weight = weights(collate(rows))
+    want = alone(model, rows, weight)
+    assert_same(read(model, choose(model).forward, rows, weight, opened=scope(model, cpu.SUBSTITUTES)), want)
+
+
+@pytest.mark.parametrize("what", ["none", "layers", "attention"])
+def test_a_model_that_is_another_with_a_cache_is_trained_as_it_generates(what: Any) -> None:
+    model = with_lora(build("gemma3n", **GEMMA3N), keys=ATTENTION)
+    reading = choose(model)
+    rows = examples()
+    weight = weights(collate(rows))
+    want = alone(model, rows, weight, cached=True)
+    assert np.abs(want[0] - alone(model, rows, weight)[0]).max() > 0.1
+    opened = scope(model, checkpointed(model, what))
+    model.train()
+    assert_same(read(model, reading.forward, rows, weight, opened=opened), want)
+
+
+def test_a_model_that_cannot_be_trained_as_it_generates_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Recorder, "keys_and_values")
+    with pytest.raises(UsageError, match="would not be trained as it generates"):
+        choose(build("gemma3n", **GEMMA3N))
+
+
+def test_prompts_of_such_a_model_are_decoded_side_by_side() -> None:
+    assert trouble_together(build("gemma3n", **GEMMA3N)) is None
+
+
+def test_weights_that_a_model_rewrites_while_it_is_read_are_put_back() -> None:
+    """A graph of another thread's stream would be read from them otherwise, which ends the process."""
+    model = build("gemma3n", **GEMMA3N)
+    model.eval()
+    opened = scope(model)
+    before = dict(tree_flatten(model.parameters()))
+    with opened():
+        model(mx.array([[1, 2]]))
+        assert any(value is not before[name] for name, value in tree_flatten(model.parameters()))
+    assert all(value is before[name] for name, value in tree_flatten(model.parameters()))
+
+
+def test_a_layer_whose_cache_a_checkpoint_cannot_see_is_refused() -> None:
+    model = build("afm7", **AFM7)
+    checkpointed(model, "layers")
+    ids = mx.array([[1, 2, 3]])
+    model.eval()
+    model(ids)
+    model.train()
+    with pytest.raises(UsageError, match="hand on a ConcatenateKVCache"):
+        model(ids)
 
 
 def test_dropout_is_drawn_once_for_both_computations() -> None:

@@ -138,3 +138,13 @@ def test_lanes_share_what_is_least() -> None:
     """Two lanes at the head together have as many logits as one lane alone."""
     assert [chunk_positions(152_000, lanes) for lanes in (1, 2, 3, 4, 16)] == [64, 32, 16, 16, 16]
     assert chunk_positions(32_000, 2) == chunk_positions(32_000)
+
+
+def test_a_gpu_takes_longer_chunks_as_far_as_its_memory_lets_it() -> None:
+    gib = 1 << 30
+    assert [chunk_positions(152_000, 1, n * gib) for n in (5, 11, 24, 48, 80)] == [64, 64, 128, 256, 256]
+    assert chunk_positions(32_000, 1, 48 * gib) == 4 * chunk_positions(32_000)
+    for vocabulary in (1024, 32_000, 152_000, 262_144):
+        chunk = chunk_positions(vocabulary, 1, 48 * gib)
+        assert chunk % 16 == 0
+        assert 10 * 4 * chunk * vocabulary <= 48 * gib / 32

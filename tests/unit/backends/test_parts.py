@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlx_align.backends.base import Scores
-from mlx_align.backends.parts import Part, divide, together
+from mlx_align.backends.parts import Part, divide, pieces, together
 from mlx_align.batch import Batch
 from mlx_align.data import Example, collate
 
@@ -72,3 +72,23 @@ def test_together() -> None:
     assert made.sums == {"loss": 10.0}
     assert made.metrics["margin"].tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_array_equal(made.logps, whole.branch_ids * whole.branch_mask)
+
+
+@pytest.mark.parametrize("keep_shape", [False, True])
+def test_pieces_hold_every_branch_once(keep_shape: bool) -> None:
+    whole = batch()
+    cut = pieces(whole, 1, keep_shape=keep_shape)
+    assert [piece.branches for piece in cut] == [(0, 2, 4, 6, 8), (1, 3, 5, 7, 9)]
+    for piece in cut:
+        own, branches = piece.batch, list(piece.branches)
+        expected = real(whole.branch_ids[branches], whole.branch_mask[branches])
+        assert real(own.branch_ids, own.branch_mask) == expected
+        marked = np.flatnonzero(own.branch_mask)
+        assert own.scored[: len(marked)].tolist() == marked.tolist()
+        assert len(set(own.scored.tolist())) == len(own.scored)
+        if keep_shape:
+            assert own.branch_ids.shape == (5, whole.branch_ids.shape[1])
+            assert len(own.scored) == min(len(whole.scored), own.branch_ids.size)
+        else:
+            assert own.branch_mask[:, -1].any()
+            assert len(own.scored) == len(marked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from mlx_align import backends, embedded
-from mlx_align.backends.base import Policy
+from mlx_align.backends.base import Objective, Policy, State
+from mlx_align.batch import Batch
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
-from mlx_align.data import collate
+from mlx_align.data import Example, Shape, collate
 from tests import support
 
 
@@ -60,6 +62,38 @@ def test_compiling_changes_nothing_and_traces_each_shape_once() -> None:
     assert compiled.memory().traces == again
     compiled.accumulate(collate(support.examples()[:2], pad_to=128), objective, counts, seed=1)
     assert compiled.memory().traces == again + 1
+
+
+def rollout(seed: int, longest: int) -> Batch:
+    """Two groups of five completions of at most so many tokens, of the one shape that all rollouts have."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for row in range(2):
+        lengths = [longest, *rng.integers(1, longest, 4).tolist()]
+        ids = tuple(tuple(rng.integers(10, 200, n).tolist()) for n in lengths)
+        rows.append(Example(f"row:{row}", (5, 6, 7), ids, "", "", ("",) * 5))
+    batch = collate(rows, shape=Shape(rows=2, prompt=16, branch=16, scored=128))
+    return replace(batch, advantages=rng.normal(size=10).astype(np.float32))
+
+
+def gradient(policy: Policy, batch: Batch, objective: Objective) -> State:
+    policy.accumulate(batch, objective, objective.method.counts(batch, objective.hp), seed=0)
+    state = policy.training_state()
+    policy.discard()
+    return {name: value for name, value in state.items() if name.startswith("gradient.")}
+
+
+def test_pieces_of_a_group_are_traced_once_however_long_they_are() -> None:
+    compiled, plain = policy(compile="on"), policy(compile="off")
+    whole = support.objective("grpo", group_size=5)
+    traces = []
+    for batch in (rollout(0, 16), rollout(1, 16), rollout(2, 9)):
+        got = gradient(compiled, batch, replace(whole, branches_at_once=2))
+        traces.append(compiled.memory().traces)
+        for name, value in gradient(plain, batch, whole).items():
+            assert np.abs(got[name] - value).max() < 1e-5 * np.abs(value).max(), name
+    # The prompts, there and back; pieces of two branches, and of the last one.
+    assert traces == [4, 4, 4]
 
 
 def test_nothing_is_traced_without_compiling() -> None:

@@ -102,6 +102,20 @@ def test_stop_asks_and_waits(cli, runs, monkeypatch):
     assert "crashed at step 20" in result.err  # this made-up engine left no last word
 
 
+def test_stop_now_ends_what_does_not_answer(cli, runs, monkeypatch):
+    lock = RunLock(runs[3].lock)
+    lock.__enter__()
+    killed = []
+    monkeypatch.setattr("mlx_align.engine.launch.kill", killed.append)
+    monkeypatch.setattr(steer.time, "sleep", lambda seconds: lock.__exit__(None, None, None))
+    save_checkpoint(runs[3], 20)
+    result = cli("runs", "stop", runs[3].name, "--now")
+    assert result.code == 0
+    assert [run.name for run in killed] == [runs[3].name]
+    assert "killed; the last checkpoint is step 20; go on with" in result.err
+    assert "is not running" in cli("runs", "stop", runs[3].name, "--now").err
+
+
 def test_stop_and_checkpoint_need_a_running_run(cli, runs):
     for command in ("stop", "checkpoint"):
         result = cli("runs", command, runs[0].name)

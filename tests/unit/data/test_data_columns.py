@@ -74,6 +74,14 @@ def test_the_copy_has_our_names_and_the_file_stays_as_it_was(tmp_path: Path) -> 
     assert copy_path(source).name == "rows.mapped-2.jsonl", "an earlier copy is not overwritten"
 
 
+def test_a_name_that_leaves_no_room_for_a_copys_is_told_only_when_it_is_written(tmp_path: Path) -> None:
+    source = write(tmp_path / f"{'x' * 249}.jsonl", ROWS)
+    target = copy_path(source)
+    assert target.name == f"{source.stem}.mapped.jsonl"
+    with pytest.raises(OSError, match="File name too long"):
+        write_mapped(source, guess("pair", ROWS[0]), target)
+
+
 def test_what_cannot_be_mapped_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     source = write(tmp_path / "rows.jsonl", [*ROWS, {"question": "So?"}])
     target = tmp_path / "copy.jsonl"

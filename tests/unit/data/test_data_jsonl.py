@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,28 @@ def test_a_missing_file_and_a_folder_are_data_errors(tmp_path: Path) -> None:
         list(read_jsonl(tmp_path / "none.jsonl"))
     with pytest.raises(DataError, match="a folder, not a file"):
         list(read_jsonl(tmp_path))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "rows.jsonl"
+    os.mkfifo(pipe)
+    with pytest.raises(DataError, match="a pipe or a device") as caught:
+        list(read_jsonl(pipe))
+    assert caught.value.where == str(pipe)
+
+
+@pytest.mark.parametrize(("begin", "hint"), [(b'{"a": "', "one whole JSON object"), (b'["', "jq -c")])
+def test_a_whole_file_in_one_line_is_refused_before_it_is_decoded(
+    file: Path, monkeypatch: pytest.MonkeyPatch, begin: bytes, hint: str
+) -> None:
+    monkeypatch.setattr("mlx_align.data.jsonl.MAX_LINE", 100)
+    most = b'{"a": "' + b"x" * 90 + b'"}\n'
+    assert len(most) == 100
+    assert len(read(file, most * 3)) == 3
+    with pytest.raises(DataError, match="more than 100 B") as caught:
+        read(file, begin + b"x" * 100)
+    assert caught.value.where == f"{file}:1"
+    assert hint in str(caught.value.hint)
 
 
 def test_an_unreadable_file_is_a_data_error(file: Path) -> None:

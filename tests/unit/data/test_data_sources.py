@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,19 @@ def test_two_validation_files_are_ambiguous(write_jsonl: WriteJsonl) -> None:
         path = write_jsonl(pairs("a"), name)
     with pytest.raises(DataError, match=r"both valid\.jsonl and validation\.jsonl"):
         load_dataset(path.parent, "pair", 0.5, 0)
+
+
+def test_what_the_system_refuses_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="it cannot be read: File name too long"):
+        load_dataset(tmp_path / ("x" * 300), "pair", 0.5, 0)
+
+    def refuse(self: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # root may read every folder
+    with pytest.raises(DataError, match="it cannot be read: Permission denied") as caught:
+        load_dataset(tmp_path, "pair", 0.5, 0)
+    assert caught.value.where == str(tmp_path)
 
 
 def test_a_missing_path_and_a_file_without_rows_are_refused(tmp_path: Path) -> None:

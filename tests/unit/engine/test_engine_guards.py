@@ -2,25 +2,68 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_align import backends
 from mlx_align.backends.base import MemoryUse
+from mlx_align.backends.mlx import backend as mlx_backend
+from mlx_align.backends.mlx.policy import MlxPolicy
+from mlx_align.config import BackendConfig
 from mlx_align.engine.guards import MemoryWatch
+from tests import support
 
 
-def told(readings: list[int]) -> list[int]:
+def told(readings: list[int], overkept: list[int] | None = None) -> list[int]:
     """The readings, by number, at which something was said."""
     watch = MemoryWatch()
-    return [i for i, active in enumerate(readings) if watch.look(MemoryUse(active, active, 0))]
+    uses = [MemoryUse(a, a, 0, overkept=o) for a, o in zip(readings, overkept or [0] * 99, strict=False)]
+    return [i for i, use in enumerate(uses) if watch.look(use)]
 
 
 def test_growth_is_reported_once() -> None:
-    assert told([100, 110, 120, 130, 140, 150, 160]) == [4]
+    assert told(list(range(100, 300, 10))) == [8]
 
 
 def test_growth_after_a_quiet_time_is_noticed() -> None:
-    assert told([100] * 10 + [110, 120, 130, 140]) == [13]
+    assert told([100] * 10 + list(range(110, 300, 10))) == [17]
+
+
+def test_slow_growth_is_noticed_when_it_has_come_to_a_quarter() -> None:
+    assert told(list(range(100, 140))) == [25]
+
+
+def test_buffers_kept_beyond_their_limit_count() -> None:
+    assert told([100] * 20, [0] * 5 + list(range(10, 160, 10))) == [12]
 
 
 def test_little_growth_and_changes_up_and_down_are_not() -> None:
-    assert told([100, 101, 102, 103, 104, 105]) == []
-    assert told([100, 150, 90, 160, 100, 170, 200, 180]) == []
-    assert told([100] * 20) == []
+    assert told(list(range(100, 120))) == []
+    assert told([100, 150, 90, 160, 100, 170, 200, 180, 210, 220, 230, 240, 250, 240]) == []
+    assert told([100] * 20 + [200] * 20) == []
+
+
+def test_a_run_without_evaluations_is_watched_too(
+    tmp_path: Path, brief: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bytes_in_use = (10**9 * number for number in itertools.count(1))
+    monkeypatch.setattr(MlxPolicy, "memory", lambda _: MemoryUse(next(bytes_in_use), 0, 0))
+    monkeypatch.setattr(MemoryWatch, "EVERY", 2)
+    run = support.new_run(tmp_path / "runs", **{**brief, "train__steps": 20})
+    assert support.engine(run) == 0
+    (alert,) = [alert for alert in run.state().alerts if alert.code == "memory-growth"]
+    assert alert.step == 18
+    assert "has grown for 16 updates" in alert.message
+
+
+def test_mlx_tells_of_buffers_that_it_keeps_beyond_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = backends.create(BackendConfig(device="cpu"))
+    mx.eval(mx.zeros(10**6))
+    assert mx.get_cache_memory() > 0
+    assert backend.memory().overkept == 0
+    monkeypatch.setattr(mlx_backend, "cache_limit", lambda *_: 1000)
+    assert backend.memory().overkept == mx.get_cache_memory() - 1000

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import mlx_align
-from mlx_align.engine.launch import Engine, attach, crash, launch
+from mlx_align.engine.launch import Engine, attach, crash, kill, launch
 from mlx_align.errors import AlignError, DataError, DeviceAbortError, UsageError
 from mlx_align.events import Event, RunFinished, RunStarted, RunStopped, Step
-from mlx_align.runs import EventReader, EventWriter, RunDirectory
+from mlx_align.runs import STOP, EventReader, EventWriter, RunDirectory
 from tests import support
 
 
@@ -72,6 +72,53 @@ def test_an_engine_that_dies_before_its_first_word(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
     with pytest.raises(AlignError, match="without a last word"):
         list(Engine(run, process, reader).events())
+
+
+LOCKED = """
+import signal, sys
+from pathlib import Path
+from mlx_align.runs import RunLock
+with RunLock(Path(sys.argv[1])):
+    print("held", flush=True)
+    signal.pause()
+"""
+
+
+def holder_of(run: RunDirectory, *, leads: bool) -> subprocess.Popen[bytes]:
+    """A process that holds a run's lock and hears nothing, as an engine that hangs does."""
+    command = [sys.executable, "-c", LOCKED, str(run.lock)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=leads)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    return process
+
+
+def test_an_engine_that_hangs_is_killed_whoever_started_it(tmp_path: Path) -> None:
+    run = support.new_run(tmp_path / "runs")
+    with pytest.raises(UsageError, match="is not running"):
+        kill(run)
+    with holder_of(run, leads=True) as process:
+        kill(run)
+        assert process.wait() == -signal.SIGKILL
+    assert not run.is_running()
+    assert run.last_pid() == process.pid
+    how = crash(run, process.returncode)
+    assert type(how) is AlignError, "it was wished, and no fault of the device"
+    assert "while it was to stop" in how.message
+
+
+def test_only_an_engine_of_this_machine_is_killed(tmp_path: Path) -> None:
+    """Over a network disk the lock is seen, and its process id is somebody else's here."""
+    run = support.new_run(tmp_path / "runs")
+    with holder_of(run, leads=False) as process:
+        with pytest.raises(UsageError, match="cannot be ended from here"):
+            kill(run)
+        assert process.poll() is None
+        run.lock.write_text(f"{2**22 + 1}\n")
+        with pytest.raises(UsageError, match="cannot be ended from here"):
+            kill(run)
+        process.kill()
+    assert run.control.requested(STOP), "it can still be asked"
 
 
 def test_three_lines_of_python(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from mlx_align import backends, embedded
+from mlx_align.backends.mlx.habits import habits
+from mlx_align.backends.mlx.selected import chunk_positions
 from mlx_align.config import BackendConfig, RunConfig
 from mlx_align.data import Shape
 from mlx_align.engine.planning import (
@@ -30,12 +32,16 @@ from mlx_align.events import Alert, Event, Plan
 from tests import support
 from tests.bench import memory
 
+METAL = 48 << 30
+"""What the GPU of a Mac can give."""
+
 # Small forms of `make bench-memory`, so that a change of what a forward pass keeps does not go unnoticed.
 MEASURED = [
     memory.Case("orpo", 2, 64, 96),
     memory.Case("dpo", 1, 192, 32, checkpointing="layers"),
     memory.Case("simpo", 2, 32, 96, checkpointing="attention"),
     memory.Case("sft", 2, 64, 96, bits=16),
+    memory.Case("sft", 1, 64, 96, bits=4, settings={"adapter": {"type": "dora"}}),
     memory.Case("orpo", 1, 32, 128, vocabulary=32_000, model={"hidden_size": 64, "intermediate_size": 128}),
 ]
 
@@ -160,6 +166,57 @@ def test_a_prompt_is_paid_for_once() -> None:
     assert shared.activations < 1.4 * one.activations
 
 
+def mixture(device: str, folder: Path, float_bytes: int, **settings: Any) -> Arithmetic:
+    """A mixture of experts on a device, of whose floating numbers each has so many bytes."""
+    memory._write_model(memory.Case(architecture="qwen3-moe", bits=16), folder)
+    model, asked = read_facts(folder), config(**settings)
+    adapter = Adapter.on(model, asked.adapter)
+    return Arithmetic(model, adapter, habits(device, float_bytes, METAL), asked, 1)
+
+
+def test_a_16_bit_mixture_keeps_no_inputs_in_float32_on_a_gpu(tmp_path: Path) -> None:
+    """Only the factors have copies, of every expert, and of them there are as many for any batch."""
+
+    def kept(float_bytes: int, length: int) -> int:
+        (footprint, *_) = mixture("mlx:metal", tmp_path, float_bytes).training(Shape(1, 1, length, length))
+        return footprint.activations
+
+    a_token = {width: kept(width, 65) - kept(width, 64) for width in (2, 4)}
+    assert a_token[4] == 2 * a_token[2]
+    assert kept(4, 64) == 64 * a_token[4]
+    assert kept(2, 64) - 64 * a_token[2] == 2 * mixture("mlx:metal", tmp_path, 2).adapter.parameters
+
+
+def test_a_16_bit_mixture_keeps_experts_inputs_in_float32_on_a_cpu(tmp_path: Path) -> None:
+    made = mixture("mlx:cpu", tmp_path, 2)
+    assert made.adapter.expert_inputs == 2 * (256 + 256 + 384)  # of gate, up and down, by two experts
+    rest = replace(made, adapter=replace(made.adapter, expert_inputs=0))
+    (footprint, *_), (without, *_) = (x.training(Shape(1, 1, 64, 64)) for x in (made, rest))
+    layers = made.adapter.layers
+    assert footprint.activations - without.activations == layers * 64 * 4 * made.adapter.expert_inputs
+    assert made._copied_weights() == 2 * (made.adapter.parameters - made.adapter.expert_parameters) // layers
+
+
+def test_layers_that_are_computed_again_have_one_layers_factors(tmp_path: Path) -> None:
+    shape = Shape(1, 1, 64, 64)
+    small, large = (
+        list(made.training(shape))
+        for made in (
+            mixture("mlx:metal", tmp_path, 2, backend__checkpointing="layers", adapter__rank=rank)
+            for rank in (8, 16)
+        )
+    )
+    assert small[0].activations == large[0].activations
+    adapter = mixture("mlx:metal", tmp_path, 2, adapter__rank=8).adapter
+    assert large[1].work - small[1].work == 2 * (adapter.parameters // adapter.layers + 64 * adapter.ranks)
+
+
+def test_a_gpus_longer_chunks_are_planned() -> None:
+    of_metal, of_cpu = habits("mlx:metal", 2, METAL), habits("mlx:cpu", 4, METAL)
+    assert of_metal.chunk_positions(152_000, 4) == chunk_positions(152_000, 1, METAL) == 256
+    assert of_cpu.chunk_positions(32_000, 4) == chunk_positions(32_000)
+
+
 def test_parts_add_up() -> None:
     footprint = planner().plan(config()).footprint
     assert sum(footprint.parts.values()) == footprint.total
@@ -178,10 +235,10 @@ def test_verdicts() -> None:
 
 def test_the_system_keeps_its_share() -> None:
     backend = backends.create(BackendConfig(device="cpu"))
-    habits = backend.habits()
-    assert habits is not None
-    assert habits.reserve >= 2 << 30
-    assert planner().available == backend.memory().limit - habits.reserve
+    own = backend.habits()
+    assert own is not None
+    assert own.reserve >= 2 << 30
+    assert planner().available == backend.memory().limit - own.reserve
 
 
 def test_torch_is_not_planned() -> None:

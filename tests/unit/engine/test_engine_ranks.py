@@ -34,13 +34,11 @@ def no_error(results: list[Any]) -> list[Any]:
     return results
 
 
-@pytest.mark.parametrize("train", [{"batch_size": 3}, {"batch_size": None, "tokens_per_batch": 300}])
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_divide_the_batches_of_one_rank_with_larger_ones(train: dict[str, Any], ranks: int) -> None:
-    examples, larger = support.examples(count=16), {k: v and ranks * v for k, v in train.items()}
-    config = TrainConfig(epochs=2.0, **train)
-    objective = support.objective("orpo")
-    one = RunData(examples, (), TrainConfig(epochs=2.0, **larger), objective)
+def test_ranks_divide_the_batches_of_one_rank_with_larger_ones(ranks: int) -> None:
+    examples, objective = support.examples(count=16), support.objective("orpo")
+    one = RunData(examples, (), TrainConfig(epochs=2.0, batch_size=3 * ranks), objective)
+    config = TrainConfig(epochs=2.0, batch_size=3)
     parts = [RunData(examples, (), config, objective, rank, ranks) for rank in range(ranks)]
     assert {part.total_steps for part in parts} == {one.total_steps}
     for position in range(one.end):
@@ -52,6 +50,29 @@ def test_ranks_divide_the_batches_of_one_rank_with_larger_ones(train: dict[str, 
         assert set().union(*names) == set(whole.rows)
         assert max(map(len, names)) - min(map(len, names)) <= 1
         assert all(part.rows(position) == whole.rows for part in parts)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_under_a_budget_ranks_read_side_by_side_what_one_rank_accumulates(ranks: int) -> None:
+    examples, objective = support.examples(count=16), support.objective("orpo")
+    budget: dict[str, Any] = {"epochs": 2.2, "batch_size": None, "tokens_per_batch": 300}
+    one = RunData(examples, (), TrainConfig(**budget, accumulate=2 * ranks), objective)
+    config = TrainConfig(**budget, accumulate=2)
+    parts = [RunData(examples, (), config, objective, rank, ranks) for rank in range(ranks)]
+    assert one.end % ranks, "the last position has no batch for the last rank"
+    assert {part.total_steps for part in parts} == {one.total_steps}
+    for step in range(one.total_steps):
+        shapes = [
+            None if batch is None else (batch.rows, batch.prompt_ids.shape, batch.branch_ids.shape)
+            for batch in (part.batch(at) for at in parts[0].window(step) for part in parts)
+        ]
+        batches = [one.batch(at) for at in one.window(step)]
+        wanted = [(b.rows, b.prompt_ids.shape, b.branch_ids.shape) for b in batches if b is not None]
+        assert shapes == wanted + [None] * (len(shapes) - len(wanted))
+        assert {part.rows(step) for part in parts} == {one.rows(step)}
+        assert {part.epoch(parts[0].window(step).stop) for part in parts} == {
+            one.epoch(one.window(step).stop)
+        }
 
 
 def test_a_rank_may_have_no_rows_at_all() -> None:

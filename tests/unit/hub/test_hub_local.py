@@ -42,7 +42,9 @@ def test_a_folder_called_like_the_embedded_one_wins(tmp_path: Path) -> None:
     assert resolve_model("tiny-chat").folder == Path("tiny-chat")
 
 
-@pytest.mark.parametrize("name", ["mistral", "./models/none", "/models/none", "a/b/c"])
+@pytest.mark.parametrize(
+    "name", ["mistral", "./models/none", "/models/none", "a/b/c", "~nobody-here/x/y", "x" * 300]
+)
 def test_one_that_is_not_there(name: str) -> None:
     error = refusal(name)
     assert f"there is no model '{name}'" in error.message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlx_align.errors import AlignError
@@ -24,7 +24,9 @@ FIRST = ("margin", "reward", "accuracy", "exact", "loss")
 
 @dataclass(frozen=True)
 class Side:
-    """One of the runs. `letter` is what it is called on the screen; `problem` says why it cannot be read."""
+    """One of the runs. `letter` is what it is called on the screen; `problem` says why it cannot be read now:
+    the rest is then as it was read last. `more`: there is more to be read.
+    """
 
     letter: str
     run: RunDirectory
@@ -34,6 +36,7 @@ class Side:
     config: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
+    more: bool = False
 
     @property
     def method(self) -> str:
@@ -67,17 +70,18 @@ class Reader:
             return self._follow(number, old)
         except (AlignError, OSError) as error:
             problem = error.message if isinstance(error, AlignError) else str(error)
-            return old if old.problem == problem else Side(old.letter, old.run, problem=problem)
+            return old if old.problem == problem else replace(old, problem=problem, more=False)
 
     def _follow(self, number: int, old: Side) -> Side:
-        progress = self._followers[number].poll()
-        if progress is None:
-            return old
-        columns, run = self._columns[number], self._runs[number]
-        columns.follow(progress.state)
+        run, columns = self._runs[number], self._columns[number]
         config = old.config or flatten(run.config().model_dump(mode="json"))
         env = old.env or run.env()
-        return Side(old.letter, run, progress.state, progress.condition, columns.curves(), config, env)
+        progress = self._followers[number].poll()
+        if progress is None:
+            return replace(old, problem=None, more=False) if old.problem or old.more else old
+        columns.follow(progress.state)
+        state, condition = progress.state, progress.condition
+        return Side(old.letter, run, state, condition, columns.curves(), config, env, more=progress.more)
 
 
 def letter_of(number: int) -> str:
@@ -103,7 +107,7 @@ def follow(
         if news or not told:
             told = True
             tell(sides)
-        if wait(POLL_SECONDS):
+        if wait(0.0 if any(side.more for side in sides) else POLL_SECONDS):
             return
 
 

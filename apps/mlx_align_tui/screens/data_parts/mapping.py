@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from textual.app import ComposeResult
@@ -9,7 +10,9 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.message import Message
 from textual.widgets import Button, Static
 
-from mlx_align.data.columns import OPTIONAL, WANTED, copy_path, guess, missing
+from mlx_align.data.columns import OPTIONAL, WANTED, columns, copy_path, guess, missing
+from mlx_align.data.sources import data_files
+from mlx_align.errors import AlignError
 from mlx_align.methods.base import RowKind
 from mlx_align_cli.display.text import one_line
 from mlx_align_tui.plain import plain
@@ -22,6 +25,27 @@ ABOUT = (
 )
 
 
+@dataclass(frozen=True)
+class Columns:
+    """A file's columns, each with its first value as text."""
+
+    file: Path
+    values: dict[str, str]
+
+
+def look(path: Path) -> Columns | AlignError:
+    """The columns of the file that is trained on, or why they cannot be read; that may take a while.
+
+    Args:
+        path: a .jsonl file, or a folder with train.jsonl.
+    """
+    try:
+        file = data_files(path)[0]
+        return Columns(file, columns(file))
+    except AlignError as error:
+        return error
+
+
 class Mapping(VerticalScroll, can_focus=False):
     """A line for each column that is wanted."""
 
@@ -32,24 +56,31 @@ class Mapping(VerticalScroll, can_focus=False):
             super().__init__()
             self.source, self.mapping, self.target = source, mapping, target
 
-    async def offer(self, source: Path, kind: RowKind, columns: dict[str, str]) -> None:
-        """Replace the lines.
+    async def offer(self, found: Columns | AlignError, kind: RowKind) -> None:
+        """Replace the lines; say why if there is nothing to choose from.
 
         Args:
-            source: the file.
+            found: what `look` has found.
             kind: what a row should be.
-            columns: the file's columns, each with a value.
         """
-        self._source, self._kind, self._columns = source, kind, columns
-        meant = guess(kind, columns)
         await self.remove_children()
-        await self.mount(Static(ABOUT, classes="quiet"), Static(plain(f"{source.name}\n"), id="file"))
+        if isinstance(found, AlignError):
+            lines = [found.message, found.where or "", found.hint or ""]
+            told = ["[$error]✘ the columns cannot be read[/]", *(plain(line) for line in lines if line)]
+            await self.mount(Static("\n".join(told)))
+        else:
+            await self._list(found, kind)
+
+    async def _list(self, found: Columns, kind: RowKind) -> None:
+        self._source, self._kind, self._columns = found.file, kind, found.values
+        meant = guess(kind, found.values)
+        await self.mount(Static(ABOUT, classes="quiet"), Static(plain(f"{found.file.name}\n"), id="file"))
         for name in WANTED[kind]:
             line = Horizontal(classes="column")
             await self.mount(line)
             await line.mount(
                 Static(f"{name}{' (optional)' if name in OPTIONAL[kind] else ''}", classes="name"),
-                Choice([NONE, *columns], meant.get(name, NONE), id=f"column-{name}"),
+                Choice([NONE, *found.values], meant.get(name, NONE), id=f"column-{name}"),
                 Static("", classes="sample"),
             )
         await self.mount(Static("", id="target"), Button("Write the copy", id="write", variant="primary"))
@@ -58,11 +89,6 @@ class Mapping(VerticalScroll, can_focus=False):
     def compose(self) -> ComposeResult:
         """Empty until the file has been looked at."""
         yield Static("looking at the columns ...", classes="quiet", id="looking")
-
-    def fail(self) -> None:
-        """Say that there is nothing to choose from."""
-        for said in self.query("#looking").results(Static):
-            said.update("The columns cannot be read before the file is mended: 2 says what is wrong.")
 
     @property
     def mapping(self) -> dict[str, str]:

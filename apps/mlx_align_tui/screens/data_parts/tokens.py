@@ -32,8 +32,3 @@ def tokens_text(
             if part.endswith("\n"):
                 text.append(NEWLINE, style=colours.get("border", "")).append("\n")
     return text
-
-
-def count(pieces: Sequence[tuple[str, int]]) -> int:
-    """How many tokens these are."""
-    return sum(tokens for _, tokens in pieces)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from mlx_align.errors import AlignError, InterruptedRunError
 from mlx_align_cli.display.text import clean, percent, size
+from mlx_align_tui.live.exporting import Exporting
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 SIGNS: dict[State, tuple[str, str]] = {
@@ -28,7 +29,7 @@ class Job:
 
     Attributes:
         title: the target, or what is verified.
-        arguments: of `mlx-align`.
+        program: what does it.
         state: how far it is.
         stages: what it has begun, the newest last.
         result: what came of it: its "exported" message, or a verification.
@@ -37,7 +38,7 @@ class Job:
     """
 
     title: str
-    arguments: list[str]
+    program: Exporting
     state: State = "waiting"
     stages: list[str] = field(default_factory=list)
     result: dict[str, Any] = field(default_factory=dict)

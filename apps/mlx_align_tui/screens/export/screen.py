@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -67,7 +68,7 @@ class ExportScreen(AlignScreen):
         self.values: dict[str, dict[str, str]] = {name: {} for name in KINDS}
         self.marked: list[str] = []
         self.jobs: list[Job] = []
-        self.exporting = Exporting()
+        self._lock, self._at_work = threading.Lock(), False
         self.here: frozenset[str] | None = None
         self.weights: Weights | None = None
 
@@ -94,7 +95,7 @@ class ExportScreen(AlignScreen):
 
     def on_unmount(self) -> None:
         """What is under way ends."""
-        self.exporting.cancel()
+        self.action_cancel()
 
     @property
     def busy(self) -> bool:
@@ -190,35 +191,36 @@ class ExportScreen(AlignScreen):
         """Export the marked targets, or the one under the cursor."""
         names = sorted(self.marked, key=list(KINDS).index) or [self.target]
         run = str(self.run_directory.path.absolute())
-        jobs = [
-            Job(name, ["export", run, *arguments_of(name, self.values[name]), "--json"]) for name in names
-        ]
+        self._begin(
+            {name: ["export", run, *arguments_of(name, self.values[name]), "--json"] for name in names}
+        )
         self.marked.clear()
-        self._begin(jobs)
         self._show()
 
     def action_verify(self) -> None:
         """Verify the export under the cursor again."""
         found = self.query_one(ExportsTable).current
         if found is not None:
-            self._begin([Job(name_of(found.path), ["verify", str(found.path.absolute()), "--json"])])
+            self._begin({name_of(found.path): ["verify", str(found.path.absolute()), "--json"]})
 
-    def _begin(self, jobs: list[Job]) -> None:
-        waits = self.busy
-        self.jobs.extend(jobs)
+    def _begin(self, named: dict[str, list[str]]) -> None:
+        """Have these done after what is under way: title -> arguments of `mlx-align`."""
+        folder = self.run_directory.path / "exports"
+        jobs = [Job(title, Exporting(arguments, folder)) for title, arguments in named.items()]
+        with self._lock:
+            self.jobs.extend(jobs)
+            is_at_work, self._at_work = self._at_work, True
         self.query_one("#no-cards").display = False
         cards = self.query_one("#cards", VerticalScroll)
         cards.mount_all(ExportCard(job) for job in jobs)
         self.action_tab("progress")
-        if not waits:
-            self.exporting.renew()
+        if not is_at_work:
             self.run_worker(self._do, thread=True, group="export", exit_on_error=False)
         self._say()
 
     def _do(self) -> None:
         """Do what waits, one after the other; on a worker thread."""
-        while (job := next((job for job in self.jobs if job.state == "waiting"), None)) is not None:
-            job.state = "running"
+        while (job := self._next()) is not None:
             self.post_message(self.Heard(job))
 
             def told(message: dict[str, object], job: Job = job) -> None:
@@ -227,13 +229,23 @@ class ExportScreen(AlignScreen):
 
             problem: AlignError | None = None
             try:
-                self.exporting.run(job.arguments, told, self.run_directory.path / "exports")
+                job.program.run(told)
             except AlignError as error:
                 problem = error
             except (OSError, ValueError) as error:
                 problem = AlignError(f"it could not be run: {error}")
             job.end(problem)
             self.post_message(self.Heard(job))
+
+    def _next(self) -> Job | None:
+        """The job whose turn it is; without one the worker ends, and what comes then begins another."""
+        with self._lock:
+            job = next((job for job in self.jobs if job.state == "waiting"), None)
+            if job is None:
+                self._at_work = False
+            else:
+                job.state = "running"
+            return job
 
     def on_export_screen_heard(self, event: Heard) -> None:
         """Show how far a job is."""
@@ -256,8 +268,10 @@ class ExportScreen(AlignScreen):
         self.name_keys()
 
     def action_cancel(self) -> None:
-        """Cancel what is under way and what waits."""
-        self.exporting.cancel()
+        """Cancel what is under way and what waits; what is begun from now on is not meant."""
+        for job in self.jobs:
+            if job.state in ("waiting", "running"):
+                job.program.cancel()
 
     def action_copy(self) -> None:
         """Put a next command into the clipboard: of the card that has the focus, else of the newest."""

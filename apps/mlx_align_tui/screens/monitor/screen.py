@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
+from rich.console import RenderableType
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.message import Message
+from textual.theme import Theme
 from textual.widgets import Log, Static, TabbedContent, TabPane
 
-from mlx_align.errors import AlignError
 from mlx_align.runs import RunDirectory
 from mlx_align.settings import flatten
 from mlx_align_cli.display.text import clean
+from mlx_align_tui.keymap import keyed
 from mlx_align_tui.live import engines
-from mlx_align_tui.live.watching import Look, watch
+from mlx_align_tui.live.watching import Look, Newest, watch
 from mlx_align_tui.screens import PLACES
 from mlx_align_tui.screens.monitor import texts
 from mlx_align_tui.screens.monitor.plots import lines_of, plots_of
+from mlx_align_tui.screens.quit import ConfirmScreen
 from mlx_align_tui.screens.tabs import tab_keys
 from mlx_align_tui.screens.viewing import ViewingScreen
 from mlx_align_tui.widgets.curve_grid import CurveGrid
@@ -42,6 +46,9 @@ The line below the state says what looks odd and what helps. In the curves: <<cu
 time instead of steps, <<monitor.freeze>> holds still, <<monitor.alone>> gives a plot all the room, drag
 opens a range, <<app.back>> lets go of it all. <<monitor.curves_tab>> to <<monitor.alerts_tab>> change the
 tab.
+
+<<monitor.stop>> has the engine save a checkpoint and stop. One that does not answer is ended by
+<<monitor.stop>> again, once you have said yes; <<monitor.resume>> goes on from the last checkpoint.
 """
 
 
@@ -68,24 +75,16 @@ class MonitorScreen(ViewingScreen):
     ]
 
     class Looked(Message):
-        """What the run is like now."""
-
-        def __init__(self, look: Look) -> None:
-            super().__init__()
-            self.look = look
-
-    class Blind(Message):
-        """The run cannot be read any more."""
-
-        def __init__(self, error: AlignError) -> None:
-            super().__init__()
-            self.error = error
+        """There is a new look at the run."""
 
     def __init__(self, run: RunDirectory) -> None:
         super().__init__()
         self.run_directory = run
         self.latest: Look | None = None
         self.frozen: Look | None = None
+        self.rows: list[tuple[str, object, str]] = []
+        self._newest = Newest()
+        self._shown: dict[str, tuple[Any, ...]] = {}
 
     def body(self) -> ComposeResult:
         """State, health, and the tabs."""
@@ -100,6 +99,7 @@ class MonitorScreen(ViewingScreen):
                 yield Static("The engine has written nothing: that is usual.", id="log-empty", classes="page")
                 yield Log(id="log-text", max_lines=LOG_LINES)
             with TabPane("4 config", id="config"), VerticalScroll(can_focus=True):
+                yield Static(id="needs-text", classes="page")
                 yield Static(id="config-text", classes="page")
             with TabPane("5 alerts", id="alerts"), VerticalScroll(can_focus=True):
                 yield Static(id="alerts-text", classes="page")
@@ -107,47 +107,76 @@ class MonitorScreen(ViewingScreen):
     def on_mount(self) -> None:
         """Begin to watch."""
         self.begin(self._watch)
+        self.app.theme_changed_signal.subscribe(self, self._dressed)
 
     def _watch(self) -> None:
-        try:
-            watch(self.run_directory, lambda look: self.post_message(self.Looked(look)), self.gone.wait)
-        except OSError as error:
-            where = str(self.run_directory.path)
-            self.post_message(
-                self.Blind(AlignError(f"the run cannot be read: {error.strerror}", where=where))
-            )
+        run, ours = self.run_directory, self.app.engines
+        watch(run, self.take, self.gone.wait, exit_code=lambda: ours.exit_code(run))
+
+    def take(self, look: Look) -> None:
+        """Show a look as soon as there is time, and then the newest only. It may be called in any thread."""
+        if self._newest.put(look):
+            self.post_message(self.Looked())
 
     async def on_monitor_screen_looked(self, event: Looked) -> None:
         """Show what is new."""
-        self.latest = event.look
-        if event.look.log:
-            self.query_one(Log).write(clean(event.look.log))
+        look = self._newest.take()
+        if look is None:
+            return
+        self.latest = look
+        if look.log:
+            self.query_one(Log).write(clean(look.log))
             self.query_one("#log-empty").display = False
         await self.show()
         self.refresh_bindings()
 
-    def on_monitor_screen_blind(self, event: Blind) -> None:
-        """Say that the run cannot be read."""
-        self.app.tell(event.error)
+    def name_keys(self) -> None:
+        """Have texts that are written here name them too."""
+        super().name_keys()
+        self.call_later(self.show)
+
+    async def _dressed(self, theme: Theme) -> None:
+        """Colours in texts are not a stylesheet's: write them again."""
+        await self.show()
 
     async def show(self) -> None:
         """Show the newest look, or in the curves the one that was frozen."""
         look = self.latest
         if look is None or not self.is_mounted:
             return
-        variables = self.app.theme_variables
+        variables, keys, state = self.app.theme_variables, self.app.settings.keys, look.state
         self.query_one("#status", Static).update(texts.status(look, variables, max(20, self.size.width - 2)))
-        self.query_one("#health", Static).update(texts.health(look, variables))
+        health = self.query_one("#health", Static)
+        health.update(texts.health(look, variables, keys))
+        health.set_class(texts.ending(look) is not None, "-over")
         self.say_view()
         match self.query_one(TabbedContent).active:
             case "curves":
                 await self._show_curves(self.frozen or look)
             case "samples":
-                self.query_one("#samples-text", Static).update(texts.samples(look.state, variables))
+                of = (*state.samples.since(0)[:1], state.samples.last(), state.rollouts.last())
+                self._fill("samples", of, lambda: texts.samples(state, variables))
+            case "config":
+                needs = (state.plan, state.memory, state.rollouts.last(), look.pace.tokens_per_second)
+                self._fill("needs", needs, lambda: texts.needs(look, variables))
+                if self.rows:
+                    self._fill("config", tuple(self.rows), lambda: texts.config(self.rows, variables))
             case "alerts":
-                self.query_one("#alerts-text", Static).update(
-                    texts.alerts(look.state, look.findings, variables)
-                )
+                told = (len(state.alerts), state.alerts.last(), look.findings, texts.ending(look))
+                self._fill("alerts", (*told, *keys.items()), lambda: texts.alerts(look, variables, keys))
+
+    def _fill(self, name: str, of: tuple[Any, ...], text: Callable[[], RenderableType]) -> None:
+        """Write a tab's text unless it stands there: a long one takes long to lay out.
+
+        Args:
+            name: the tab's, or that of a part.
+            of: all that the text depends on, besides the theme.
+            text: makes it.
+        """
+        of = (self.app.theme, *of)
+        if self._shown.get(name) != of:
+            self._shown[name] = of
+            self.query_one(f"#{name}-text", Static).update(text())
 
     async def _show_curves(self, look: Look) -> None:
         grid = self.query_one(CurveGrid)
@@ -183,8 +212,8 @@ class MonitorScreen(ViewingScreen):
         return [(key, value, origins.get(key, "default")) for key, value in values.items()]
 
     def _show_config(self, rows: list[tuple[str, object, str]]) -> None:
-        plan = self.latest.state.plan if self.latest else None
-        self.query_one("#config-text", Static).update(texts.config(rows, plan, self.app.theme_variables))
+        self.rows = rows
+        self.call_later(self.show)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """What cannot be done to this run now is not offered."""
@@ -194,7 +223,7 @@ class MonitorScreen(ViewingScreen):
             return True
         condition = self.latest.condition if self.latest else ""
         if action in ("stop", "checkpoint"):
-            return condition == "running"
+            return condition in ("running", "unreadable")
         if action == "go_with_run" and condition == "running":
             return parameters[0] == "chat"  # what it has saved can be talked to
         if action == "resume":
@@ -211,11 +240,28 @@ class MonitorScreen(ViewingScreen):
         await self.show()
 
     def action_stop(self) -> None:
-        """Ask the engine to save and stop."""
+        """Ask the engine to save and stop; if it was asked before, whether to end it."""
         run = self.run_directory
-        self.work(
-            lambda: engines.stop(run), lambda _: self.notify("it saves a checkpoint and stops"), group="stop"
-        )
+        self.work(lambda: engines.stop(run), self._asked_to_stop, group="stop")
+
+    def _asked_to_stop(self, before: bool) -> None:
+        if not before:
+            self.notify(
+                keyed(self, "it saves a checkpoint and stops; <<monitor.stop>> again would end it at once")
+            )
+        elif self.is_current and self.latest is not None:
+            saved = self.latest.state.checkpoints.last()
+            left = "It has saved no checkpoint: all is lost then."
+            if saved is not None:
+                left = f"Its last checkpoint stays, that of step {saved.step:,}; what came after it is lost."
+            text = f"It was asked to save and stop, and has not done so yet.\n\n{left}"
+            self.app.push_screen(
+                ConfirmScreen("End it at once?", text, "End it"), lambda yes: self._kill() if yes else None
+            )
+
+    def _kill(self) -> None:
+        run = self.run_directory
+        self.work(lambda: engines.kill(run), lambda _: self.notify("it was ended"), group="stop")
 
     def action_checkpoint(self) -> None:
         """Ask the engine to save and go on."""

@@ -22,7 +22,8 @@ The badge at the top says whether the run fits in this machine's memory; it is c
 its own, whenever something changes. A model that is not on this disk is fetched only after you were
 told how large it is and said yes.
 
-Launch starts an engine of its own: you may leave at any time.
+Launch starts an engine of its own: once it trains you may leave at any time. <<app.back>> leaves the line one
+types in, and then this screen.
 """
 STEPS: dict[str, str] = {
     "model": (

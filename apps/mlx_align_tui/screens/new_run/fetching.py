@@ -19,7 +19,7 @@ from mlx_align_cli.display.text import duration, plural, size
 from mlx_align_tui.keymap import ANSWERS
 from mlx_align_tui.live.fetching import Fetching, Parcel, Speed
 from mlx_align_tui.plain import plain
-from mlx_align_tui.screens.base import AlignScreen
+from mlx_align_tui.screens.base import AlignScreen, of_the_system
 
 Model = tuple[str, str | None]
 """A model's name, and its revision."""
@@ -115,6 +115,8 @@ class FetchScreen(ModalScreen[bool]):
                     self.app.call_from_thread(self._heard, message)
             except AlignError as error:
                 self.app.call_from_thread(self._failed, error)
+            except OSError as error:
+                self.app.call_from_thread(self._failed, of_the_system(error))
 
         self.run_worker(listen, thread=True, group="fetch", exclusive=True, exit_on_error=False)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from mlx_align.errors import ConfigError
+from mlx_align.paths import typed
 from mlx_align.settings import parse_value
 
 REWARD = "rewards."
@@ -181,7 +182,7 @@ def _own(table: dict[str, Any]) -> dict[str, Any]:
     if shape is None:
         message = "must be FILE.py:FUNCTION"
         raise ConfigError(message, where=REWARD + FUNCTION)
-    file = Path(shape["file"]).expanduser()
+    file = typed(shape["file"])
     there = functions(file)
     if shape["function"] not in there:
         known = f"it has {', '.join(there)}" if there else "it has none"

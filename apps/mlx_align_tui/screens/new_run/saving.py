@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from mlx_align.errors import AlignError
+from mlx_align.paths import typed
 from mlx_align_tui.keymap import keyed
 from mlx_align_tui.plain import plain
 from mlx_align_tui.screens.base import AlignScreen
@@ -52,15 +54,21 @@ class AskNameScreen(ModalScreen[str | None]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Take it, if it can be taken."""
         name = event.value.strip()
-        path = Path(name).expanduser()
-        wrong = "type a name"
-        if name:
-            wrong = "there is a file of this name already" if path.exists() else ""
-            wrong = wrong or ("" if path.parent.is_dir() else f"there is no folder {path.parent}")
+        wrong = _wrong(typed(name)) if name else "type a name"
         if wrong:
             self.query_one("#ask-wrong", Static).update(f"[$error]✘ {plain(wrong)}[/]")
         else:
             self.dismiss(name)
+
+
+def _wrong(path: Path) -> str:
+    """Why a file cannot be made there; "" if it can."""
+    try:
+        if path.exists():
+            return "there is a file of this name already"
+        return "" if path.parent.is_dir() else f"there is no folder {path.parent}"
+    except OSError as error:  # the name is too long, or one may not look there
+        return f"that cannot be a file's name here: {error.strerror}"
 
 
 def copy(screen: AlignScreen, draft: Draft) -> None:
@@ -73,13 +81,24 @@ def copy(screen: AlignScreen, draft: Draft) -> None:
     screen.notify("The command is in the clipboard, if your terminal allows that.")
 
 
-def save(screen: AlignScreen, draft: Draft) -> None:
-    """Ask for a name, and write what was chosen to a file."""
+def save(screen: AlignScreen, draft: Draft, then: Callable[[], None]) -> None:
+    """Ask for a name, and write what was chosen to a file.
+
+    Args:
+        screen: where it is asked.
+        draft: what was chosen.
+        then: called once it is written.
+    """
+
+    def done(path: Path) -> None:
+        command = shlex.join(["mlx-align", draft.method, "-c", str(path)])
+        screen.notify(command, title="saved", markup=False)
+        then()
 
     def named(name: str | None) -> None:
         if name is not None:
-            path = Path(name).expanduser()
-            screen.work(lambda: _write(path, draft), lambda _: _saved(screen, path, draft), group="save")
+            path = typed(name)
+            screen.work(lambda: _write(path, draft), lambda _: done(path), group="save")
 
     screen.app.push_screen(AskNameScreen("Save as TOML", ABOUT, f"{draft.method}.toml"), named)
 
@@ -95,7 +114,3 @@ def _write(path: Path, draft: Draft) -> None:
     except OSError:  # a full disk: half a file would only be in the way of the next try
         path.unlink(missing_ok=True)
         raise
-
-
-def _saved(screen: AlignScreen, path: Path, draft: Draft) -> None:
-    screen.notify(shlex.join(["mlx-align", draft.method, "-c", str(path)]), title="saved", markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.widget import Widget
-from textual.widgets import Static, TabbedContent, TabPane, Tabs
+from textual.widgets import Input, Static, TabbedContent, TabPane, Tabs
 
 from mlx_align import embedded, methods
 from mlx_align.config import RunConfig
@@ -27,6 +28,7 @@ from mlx_align_tui.screens.new_run.method import MethodStep
 from mlx_align_tui.screens.new_run.planning import PlanStep
 from mlx_align_tui.screens.new_run.rewards import text_of
 from mlx_align_tui.screens.new_run.sources import SourceStep
+from mlx_align_tui.screens.quit import ConfirmScreen
 from mlx_align_tui.widgets.path_picker import PathPicker, is_data, is_model
 
 STEPS = ("model", "data", "method", "plan", "launch")
@@ -40,6 +42,8 @@ STARTS: dict[str, str] = {
 """Step -> where the cursor begins."""
 AT = {"advanced": "method", "plan": "plan", "copy": "launch", "save": "launch"}
 """Action -> the one step at which it is offered."""
+LOST = "What you chose and typed for this run would be lost."
+NOT_STARTED = "A run is being prepared; it would not be started."
 
 
 class NewRunScreen(AlignScreen):
@@ -77,11 +81,13 @@ class NewRunScreen(AlignScreen):
         super().__init__()
         self._start = start
         self.resolved: Resolved | None = None
+        self._kept: Draft | None = None
 
     def body(self) -> ComposeResult:
         """The steps, and beside or below them what the choice under the cursor means."""
         root = self.app.root
         self.draft = draft = Draft(root) if self._start is None else Draft.of(root, self._start)
+        self._keep()
         with Vertical(id="new-run"):
             with TabbedContent(*(f"{n} {step.title()}" for n, step in enumerate(STEPS, 1)), id="steps"):
                 with TabPane("1 Model", id="model"):
@@ -251,7 +257,7 @@ class NewRunScreen(AlignScreen):
 
         if self.resolved is not None:
             draft, path = self.draft, data_path(self.resolved.config)
-            self.app.go("data", path, draft.model, draft.method, self._take)
+            self.app.go("data", path, draft.model, draft.method, self._take, over=True)
 
     def _take(self, key: str, text: str) -> None:
         """Take what another screen found out."""
@@ -289,13 +295,46 @@ class NewRunScreen(AlignScreen):
 
     def action_save(self) -> None:
         """Write what was chosen to a file."""
-        saving.save(self, self.draft)
+        saving.save(self, self.draft, self._keep)
 
     def action_launch(self) -> None:
         """Make the run and start its engine."""
         if (resolved := self.resolved) is not None:
             wanted, step = fetching.models_of(resolved.config), self.query_one(LaunchStep)
             fetching.with_models(self, wanted, lambda: step.launch(resolved))
+
+    # Leaving
+
+    def _keep(self) -> None:
+        """What is chosen now can be had again: it is what was begun with, or is in a file."""
+        self._kept = deepcopy(self.draft)
+
+    @property
+    def would_lose(self) -> str:
+        """What was chosen since, and is nowhere else, or is being launched."""
+        if self._kept is None:
+            return ""
+        launching = any(step.busy for step in self.query(LaunchStep))
+        return LOST if launching or self.draft != self._kept else ""
+
+    def action_back(self) -> None:
+        """Leave the line one types in; else leave, and ask first about what would be lost."""
+        if isinstance(self.focused, Input):
+            self.query(STARTS[self.step]).first(Widget).focus()
+            return
+        if not (lost := self.would_lose):
+            self._leave(True)
+            return
+        text = f"{NOT_STARTED}\n{lost}" if self.query_one(LaunchStep).busy else lost
+        self.app.push_screen(ConfirmScreen("Leave?", text, "Leave"), self._leave)
+
+    def _leave(self, yes: bool | None) -> None:
+        if not yes:
+            return
+        if self.query_one(LaunchStep).leave():
+            super().action_back()
+        else:
+            self.notify("The engine is being started already; its screen opens in a moment.")
 
     def on_launch_step_launched(self, event: LaunchStep.Launched) -> None:
         """Remember what was used, and watch the run."""

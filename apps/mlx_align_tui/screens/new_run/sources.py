@@ -21,7 +21,9 @@ from mlx_align.data.columns import columns, kinds
 from mlx_align.data.sources import data_files
 from mlx_align.errors import DataError
 from mlx_align.methods.base import RowKind
+from mlx_align.paths import typed
 from mlx_align_cli.display.text import clean
+from mlx_align_tui.widgets.path_picker import is_data
 
 DATA_SUFFIX = ".jsonl"
 LISTED = 40
@@ -67,7 +69,7 @@ def data(recent: Sequence[str], here: Path) -> list[Source]:
     for entry in entries[: 10 * LISTED]:
         if entry.suffix == DATA_SUFFIX:
             found.append(Source(entry.name, "in this folder"))
-        elif (entry / f"train{DATA_SUFFIX}").is_file():
+        elif is_data(entry):
             found.append(Source(f"{entry.name}/", "a folder with train.jsonl"))
     return _unique(found)[:LISTED]
 
@@ -75,7 +77,7 @@ def data(recent: Sequence[str], here: Path) -> list[Source]:
 def kinds_of(name: str) -> tuple[RowKind, ...] | None:
     """The kinds of row that a file or folder has, by its columns; None where it cannot be read."""
     try:
-        return kinds(columns(data_files(Path(name).expanduser())[0]))
+        return kinds(columns(data_files(typed(name))[0]))
     except DataError:
         return None
 
