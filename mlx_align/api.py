@@ -25,10 +25,10 @@ from mlx_align.engine.tokenizer import load_tokenizer
 from mlx_align.errors import InterruptedRunError, UsageError, error_class
 from mlx_align.events import Event, RunFailed, RunStopped
 from mlx_align.hub import ModelSource, resolve_model
-from mlx_align.paths import typed
+from mlx_align.paths import typed, typed_new
 from mlx_align.rewards import anywhere, check_rows, make_specs
 from mlx_align.runs import RunDirectory, create
-from mlx_align.settings import Resolved, gather, resolve
+from mlx_align.settings import Resolved, cache_path, gather, resolve
 
 
 def prepare(resolved: Resolved) -> RunDirectory:
@@ -37,11 +37,14 @@ def prepare(resolved: Resolved) -> RunDirectory:
     What needs the tokenizer (chat template, special tokens, lengths) the engine checks before it trains.
 
     Raises:
+        ConfigError: `runs.dir` or `runs.cache` is in nobody's home; see `typed_new`.
         UsageError: the model cannot be found or used.
         DataError: a row or a file cannot be used.
         AlignError: the run directory cannot be written.
     """
     config = resolved.config
+    root = typed_new(config.runs.dir, "runs.dir")
+    cache_path(config)  # told now, and not once the engine needs it
     source = resolve_model(config.model.path, config.model.revision)
     dataset = _dataset(config)
     _check_start(config)
@@ -53,7 +56,7 @@ def prepare(resolved: Resolved) -> RunDirectory:
         "data_fingerprint": dataset.fingerprint,
         "origins": resolved.origins,
     }
-    return create(typed(config.runs.dir), config, env)
+    return create(root, config, env)
 
 
 def plan(resolved: Resolved) -> Forecast:

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 VERSION = 1
 Number = float | None
 """A measured value; None stands for "not finite" or "not measured"."""
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""A whole number that a reader can keep in eight bytes."""
 
 
 class Event(BaseModel):
@@ -24,9 +26,9 @@ class Event(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
 
-    v: int = VERSION
-    seq: int = -1
-    attempt: int = 1
+    v: Whole = VERSION
+    seq: Whole = -1
+    attempt: Whole = 1
     t: float = 0.0
 
 
@@ -65,14 +67,14 @@ class Step(Event):
     """
 
     type: Literal["step"] = "step"
-    step: int
+    step: Whole
     epoch: float
     loss: Number
     learning_rate: float
     grad_norm: Number
     metrics: dict[str, Number] = {}
-    tokens: int = 0
-    padded: int = 0
+    tokens: Whole = 0
+    padded: Whole = 0
     seconds: float = 0.0
     skipped: bool = False
 

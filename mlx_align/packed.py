@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from itertools import compress
+from itertools import chain, compress
 from operator import attrgetter
 from typing import Any, overload
 
@@ -43,8 +43,9 @@ class PackedSteps:
             column.extend(map(_packed, values) if name in NULLABLE else values)
         metrics = [step.metrics for step in steps]
         self._named.extend([self._names.setdefault(tuple(each), len(self._names)) for each in metrics])
-        for name in set[str]().union(*metrics) - self._metrics.keys():
-            self._metrics[name] = array("d", [math.nan]) * self._length
+        for name in dict.fromkeys(chain.from_iterable(metrics)):
+            if name not in self._metrics:
+                self._metrics[name] = array("d", [math.nan]) * self._length
         for name, column in self._metrics.items():
             column.extend([_packed(each.get(name)) for each in metrics])
         self._length += len(steps)
@@ -94,14 +95,16 @@ class PackedSteps:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that any of the updates has."""
+        """The metrics that any of the updates has, in the order of their appearance."""
         return list(self._metrics)
 
     def _each(self, part: Callable[[array[Any]], array[Any]]) -> PackedSteps:
         made = PackedSteps()
         made._fields = {name: part(column) for name, column in self._fields.items()}
-        made._metrics = {name: part(column) for name, column in self._metrics.items()}
         made._names, made._named = dict(self._names), part(self._named)
+        sets = list(self._names)
+        kept = set(chain.from_iterable(sets[number] for number in set(made._named)))
+        made._metrics = {name: part(column) for name, column in self._metrics.items() if name in kept}
         made._length = len(made._named)
         return made
 

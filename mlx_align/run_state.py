@@ -101,7 +101,7 @@ class Steps(History[Step]):
 
     @property
     def metrics(self) -> list[str]:
-        """The names of the metrics."""
+        """The names of the metrics, perhaps with some that only later updates have."""
         return self._items.metrics
 
     def until(self, step: int) -> Steps:

@@ -23,7 +23,7 @@ from mlx_align import embedded, methods
 from mlx_align.combinations import check_combinations
 from mlx_align.config import EXCLUSIVE, RunConfig
 from mlx_align.errors import ConfigError
-from mlx_align.paths import typed
+from mlx_align.paths import typed_new
 from mlx_align.presets import PRESET_METHODS, PRESETS, presets_for
 from mlx_align.toml import read_toml
 from mlx_align.wording import plain
@@ -132,9 +132,13 @@ def user_config_path() -> Path:
 
 
 def cache_path(config: RunConfig) -> Path:
-    """The folder for what later runs can use again; it need not exist, and may be removed at any time."""
+    """The folder for what later runs can use again; it need not exist, and may be removed at any time.
+
+    Raises:
+        ConfigError: it would be in nobody's home; see `typed_new`.
+    """
     chosen = config.runs.cache
-    return platformdirs.user_cache_path("mlx-align") if chosen is None else typed(chosen)
+    return platformdirs.user_cache_path("mlx-align") if chosen is None else typed_new(chosen, "runs.cache")
 
 
 def _preset(name: str | None) -> list[Layer]:

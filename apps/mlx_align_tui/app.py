@@ -137,9 +137,9 @@ class AlignApp(App[None]):
         """Go to a screen, by its name in `screens.PLACES` and by what it is about; nothing means any.
 
         Each place is open once: one goes back to it, and if it is about something else, such as another run,
-        the new screen takes its place. What is open reads on and keeps what it has read. Only where something
-        would be lost that way the new screen lies over all others, and where `over` says so, because it gives
-        something back to the screen that asks.
+        the new screen takes its place. What is open reads on and keeps what it has read. Only where a screen
+        `keeps_something` that would be lost that way the new screen lies over all others, and where `over`
+        says so, because it gives something back to the screen that asks.
         """
         stack, is_there = self.screen_stack, False
         depth = len(stack)
@@ -147,7 +147,7 @@ class AlignApp(App[None]):
             if isinstance(screen, AlignScreen) and screen.address[0] == name:
                 is_there = not arguments or screen.address[1] == arguments
                 depth = at + is_there
-        if over or losses(stack[depth:]):
+        if over or any(isinstance(each, AlignScreen) and each.keeps_something for each in stack[depth:]):
             depth, is_there = len(stack), False
         while len(self.screen_stack) > depth:
             self.pop_screen()

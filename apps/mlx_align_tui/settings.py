@@ -105,7 +105,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def save(settings: TuiSettings, since: TuiSettings, path: Path | None = None) -> None:
-    """Remember what has changed. The rest of the file stays: an editor or another terminal wrote it.
+    """Remember what has changed. The file's other values stay: an editor or another terminal wrote them. An
+    editor's comments and layout do not.
 
     Args:
         settings: as they are.

@@ -21,6 +21,9 @@ from mlx_align.methods.base import Hyperparameters, Method
 T = TypeVar("T")
 State = dict[str, NDArray[Any]]
 """Named arrays: the neutral form of adapters, optimiser slots and gradients."""
+SLOPES_LEAST, SLOPES_MOST = 1e-30, 4096.0
+"""Under a float16 model, d loss / d logps is divided by the largest of: its largest entry; its sum over the
+latter number (an adapter's gradient is a sum over tokens, and a float16 ends at 65,504); and the former."""
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,8 @@ def pieces(batch: Batch, at_once: int | None, *, keep_shape: bool) -> list[Piece
         batch: with numpy arrays.
         at_once: branches of every row in a piece, at the most; None: all of them.
         keep_shape: a piece's arrays depend on the batch's shape only, not on how long its own branches are:
-            they are as wide as the batch's, and as many positions are scored, if it has so many.
+            they are as wide as the batch's, and as many positions are scored, if it has so many. So most of
+            its padding is computed too; that is the price of one trace for all pieces.
     """
     k = batch.branches
     if at_once is None or at_once >= k:

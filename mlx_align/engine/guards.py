@@ -16,7 +16,8 @@ class MemoryWatch:
     READINGS readings in a row or more, to GROWTH times what it was before them, is reported once.
 
     Not seen: how many buffers there are (MLX tells bytes only), a leak that does not come to a quarter of the
-    whole, one in the first EVERY * (READINGS + 1) updates of an attempt, and, on a GPU, what Python holds.
+    whole, one in the first EVERY * (READINGS + 1) updates of an attempt, and, on a GPU, what Python holds. On
+    a CPU torch tells the size of the whole process, which longer batches may still raise as a run begins.
     """
 
     EVERY = 10

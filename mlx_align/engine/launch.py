@@ -7,6 +7,7 @@ belong to a thread, and a fresh process gives all memory back.
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -123,31 +124,50 @@ def _follow(reader: EventReader, alive: Callable[[], bool]) -> Iterator[Event]:
         time.sleep(POLL_SECONDS)
 
 
-def kill(run: RunDirectory) -> None:
+def kill(run: RunDirectory, pid: int | None) -> None:
     """End a run's engine at once, whoever started it, because one that hangs hears no request.
 
-    The last checkpoint remains.
+    The last checkpoint remains. It has not ended yet when this returns: that is up to the system.
+
+    Args:
+        run: what it works on.
+        pid: the engine that is meant, as `RunDirectory.pid` told it; no other is ended in its place.
 
     Raises:
-        UsageError: none works on it, or not where it can be ended from here.
+        UsageError: none works on it, or another, or it cannot be ended from here.
     """
-    pid = run.pid()
-    if pid is None:
-        raise UsageError(f"the run '{run.name}' is not running", hint="`mlx-align runs ls` shows which are.")
+    held = run.holder()
+    if held is None:
+        raise _not_running(run)
+    if held.pid != pid:
+        raise UsageError(
+            f"another engine works on the run '{run.name}' by now",
+            hint="The one that was meant has ended; this one goes on.",
+        )
     run.control.request(STOP)  # so that whoever looks at how it ended sees that this was wished
+    here = platform.node()
+    if held.host != here:  # over a network disk the lock is seen, but the number is somebody else's here
+        there = f"It runs on '{held.host}', and this is '{here}'."
+        unknown = "Its lock does not say on which machine it runs."
+        raise _out_of_reach(run, held.pid, there if held.host else unknown)
     try:
-        if os.getsid(pid) == pid:  # as `launch` starts each: on another machine the number is somebody else's
-            os.kill(pid, signal.SIGKILL)
-            return
+        os.kill(held.pid, signal.SIGKILL)
     except ProcessLookupError:
         if not run.is_running():  # it has just ended by itself
-            return
+            raise _not_running(run) from None
+        raise _out_of_reach(run, held.pid, "No process of this number is seen here.") from None
     except PermissionError:
-        pass
-    raise UsageError(
+        raise _out_of_reach(run, held.pid, "It belongs to another user.") from None
+
+
+def _not_running(run: RunDirectory) -> UsageError:
+    return UsageError(f"the run '{run.name}' is not running", hint="`mlx-align runs ls` shows which are.")
+
+
+def _out_of_reach(run: RunDirectory, pid: int, why: str) -> UsageError:
+    return UsageError(
         f"the engine of the run '{run.name}', process {pid}, cannot be ended from here",
-        hint="It runs on another machine or belongs to another user. It was asked to save and stop; "
-        "if it does not, end it there.",
+        hint=f"{why} It was asked to save and stop; if it does not, end it there.",
     )
 
 
@@ -176,7 +196,7 @@ def death(run: RunDirectory, code: int | None) -> Death:
         return Death("the engine ended without a last word", "", of_device=False)
     number = signal.Signals(-code)
     if number is signal.SIGKILL and run.control.requested(STOP):
-        return Death("the engine was ended by SIGKILL while it was to stop", "", of_device=False)
+        return Death("the engine was killed after it had been asked to stop", "", of_device=False)
     return Death(f"the engine was ended by {number.name}", ADVICE.get(number, ""), of_device=True)
 
 

@@ -14,12 +14,13 @@ from pydantic import ValidationError
 
 from mlx_align.config import BackendConfig, RunConfig
 from mlx_align.errors import AlignError, ConfigError, UsageError
+from mlx_align.paths import typed
 from mlx_align.run_state import RunState
 from mlx_align.runs.atomic import write_json, write_text
 from mlx_align.runs.checkpoints import Checkpoints, export_adapter
 from mlx_align.runs.control import Control
 from mlx_align.runs.eventlog import fold
-from mlx_align.runs.lock import holder, is_held, last_holder
+from mlx_align.runs.lock import Holder, holder, is_held, last_holder
 from mlx_align.toml import from_toml, to_toml
 from mlx_align.wording import plain
 
@@ -66,7 +67,7 @@ class RunDirectory:
         """Copy the adapter it starts from: the reference must not change if the original does."""
         start = self.config().adapter.start
         if start is not None and not self.start.exists():
-            export_adapter(Path(start).expanduser(), self.start)
+            export_adapter(typed(start), self.start)
 
     @property
     def control(self) -> Control:
@@ -93,13 +94,19 @@ class RunDirectory:
         """Whether an engine works on it now."""
         return is_held(self.lock)
 
+    def holder(self) -> Holder | None:
+        """The engine that works on it now: its process id and its machine."""
+        return holder(self.lock)
+
     def pid(self) -> int | None:
         """The engine's process id while it runs."""
-        return holder(self.lock)
+        held = self.holder()
+        return held.pid if held is not None else None
 
     def last_pid(self) -> int | None:
         """The process id of the newest engine, whether or not it still runs."""
-        return last_holder(self.lock)
+        held = last_holder(self.lock)
+        return held.pid if held is not None else None
 
     def condition(self, state: RunState) -> Condition:
         """What became of it. An engine that died without a last word has crashed."""

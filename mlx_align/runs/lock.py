@@ -7,14 +7,28 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from mlx_align.errors import UsageError
 
 READER_TRIES, READER_SECONDS = 200, 0.005
 """How often, and how far apart, an engine asks again for a lock that only readers hold."""
+
+
+class Holder(NamedTuple):
+    """An engine that holds a lock, or held it last.
+
+    Args:
+        pid: its process id, on its machine.
+        host: that machine's name; "" where an earlier version wrote the lock.
+    """
+
+    pid: int
+    host: str
 
 
 class RunLock:
@@ -37,7 +51,7 @@ class RunLock:
                 hint="Follow it with `mlx-align runs attach`, or stop it with `mlx-align runs stop`.",
             )
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        os.write(descriptor, os.fsencode(f"{os.getpid()} {platform.node()}\n"))
         self._descriptor = descriptor
         return self
 
@@ -84,15 +98,15 @@ def is_held(path: Path) -> bool:
         os.close(descriptor)
 
 
-def holder(path: Path) -> int | None:
-    """The process id of the engine that holds the lock, or None."""
+def holder(path: Path) -> Holder | None:
+    """The engine that holds the lock, or None."""
     return last_holder(path) if is_held(path) else None
 
 
-def last_holder(path: Path) -> int | None:
-    """The process id of the engine that holds the lock or held it last, or None."""
+def last_holder(path: Path) -> Holder | None:
+    """The engine that holds the lock or held it last, or None."""
     try:
-        text = path.read_text(encoding="ascii", errors="replace").strip()
+        pid, _, host = os.fsdecode(path.read_bytes()).strip().partition(" ")
     except FileNotFoundError:
         return None
-    return int(text) if text.isdigit() else None
+    return Holder(int(pid), host) if pid.isdecimal() else None

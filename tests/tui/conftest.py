@@ -33,6 +33,13 @@ async def until(pilot: Pilot[Any], condition: Callable[[], object], what: str = 
     await pilot.pause()
 
 
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, also where nobody has asked yet how."""
+    asked = ["ps", "-o", "stat=", "-p", str(pid)]
+    state = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    return not state or state.startswith("Z")
+
+
 def play(story: Coroutine[Any, Any, None]) -> None:
     """Run what a test does with an app."""
     asyncio.run(story)

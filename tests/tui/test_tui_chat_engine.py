@@ -22,7 +22,7 @@ from mlx_align_tui.settings import TuiSettings
 from mlx_align_tui.widgets.answer import Answer
 from mlx_align_tui.widgets.bubble import Bubble
 from tests.tui.chatting import ask, chatting, said, save, seen, titles
-from tests.tui.conftest import Engines, play, until
+from tests.tui.conftest import DEADLINE, Engines, play, until
 from tests.tui.fake_engine import written
 from tests.tui.snapshots import check_picture, words
 
@@ -206,7 +206,7 @@ def test_an_engine_that_ends_late_keeps_nobody_waiting(
     monkeypatch: pytest.MonkeyPatch,
     keys: tuple[str, ...],
 ) -> None:
-    processes, waiting = engines("ok"), list[threading.Thread]()
+    processes, waiting, waits = engines("ok"), list[threading.Thread](), threading.Event()
 
     async def story() -> None:
         async with chatting(root, settings) as (pilot, chat):
@@ -214,6 +214,7 @@ def test_an_engine_that_ends_late_keeps_nobody_waiting(
 
             def watched(timeout: float | None = None) -> int:
                 waiting.append(threading.current_thread())
+                waits.set()
                 return wait(timeout)
 
             monkeypatch.setattr(processes[0], "wait", watched)
@@ -222,7 +223,7 @@ def test_an_engine_that_ends_late_keeps_nobody_waiting(
         assert wait() == -signal.SIGKILL
 
     play(story())
-    assert waiting
+    assert waits.wait(DEADLINE)
     assert threading.current_thread() not in waiting
 
 

@@ -24,7 +24,7 @@ from mlx_align_tui.live.environment import Examination, Finding
 from mlx_align_tui.plain import plain
 from mlx_align_tui.screens.doctor import DoctorScreen
 from mlx_align_tui.screens.doctor.keys import in_the_way, names, pressed
-from mlx_align_tui.screens.doctor.places import Place, bytes_in
+from mlx_align_tui.screens.doctor.places import Place, bytes_in, places
 from mlx_align_tui.screens.doctor.rebinding import RebindScreen
 from mlx_align_tui.screens.home import HomeScreen
 from mlx_align_tui.settings import TuiSettings
@@ -273,6 +273,11 @@ def test_escape_leaves_a_key_as_it_is(root: Path, settings: TuiSettings) -> None
             assert settings.keys == {}
 
     play(story())
+
+
+def test_runs_in_the_home_of_nobody_are_a_place_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert places(Path("~nobody-of-this-name/x"))[0].path == tmp_path / "~nobody-of-this-name/x"
 
 
 def test_places_with_their_sizes(root: Path, settings: TuiSettings, monkeypatch: pytest.MonkeyPatch) -> None:

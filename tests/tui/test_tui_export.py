@@ -35,7 +35,7 @@ from mlx_align_tui.widgets.export_card import ExportCard
 from mlx_align_tui.widgets.exports_table import ExportsTable
 from mlx_align_tui.widgets.targets import TargetsTable
 from tests.trained import trained_run
-from tests.tui.conftest import DEADLINE, play, until
+from tests.tui.conftest import DEADLINE, is_gone, play, until
 from tests.tui.fake_engine import written
 from tests.tui.snapshots import SIZES, check_picture, words
 
@@ -285,8 +285,9 @@ def test_cancelling_leaves_nothing(
 
 
 def test_what_is_begun_after_a_cancel_is_not_cancelled(
-    root: Path, settings: TuiSettings, script: Callable[[str], None]
+    root: Path, settings: TuiSettings, script: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(exporting, "GRACE", DEADLINE)
     script("stubborn")
     run = written(root, steps=20)
 
@@ -317,16 +318,18 @@ run = sys.argv[2]
 export = exporting.Exporting(["export", run, "--to", "mlx"], Path(run, "exports"))
 def told(message):
     if message["stage"] == "verifying":
+        print(export._process.pid, flush=True)
         export.cancel()
         os._exit(7)
 export.run(told)
 """
-    left = subprocess.run([sys.executable, "-c", leaving, str(PROGRAM), str(run.path)], check=False)
+    command = [sys.executable, "-c", leaving, str(PROGRAM), str(run.path)]
+    left = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     assert left.returncode == 7
 
     async def is_clean() -> None:
         async with asyncio.timeout(DEADLINE):
-            while list((run.path / "exports").iterdir()):
+            while list((run.path / "exports").iterdir()) or not is_gone(int(left.stdout)):
                 await asyncio.sleep(0.01)
 
     play(is_clean())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +17,13 @@ from mlx_align.hub import is_missing, parcel
 from mlx_align.runs import list_runs
 from mlx_align.units import size
 from mlx_align_tui.app import AlignApp
+from mlx_align_tui.live import fetching, programs
 from mlx_align_tui.live.fetching import Speed
 from mlx_align_tui.live.programs import Planning
 from mlx_align_tui.screens.monitor import MonitorScreen
 from mlx_align_tui.screens.new_run.fetching import FetchScreen, models_of
 from mlx_align_tui.settings import TuiSettings
-from tests.tui.conftest import play, until
+from tests.tui.conftest import DEADLINE, is_gone, play, until
 from tests.tui.fake_engine import launcher
 from tests.tui.snapshots import words
 from tests.tui.test_tui_new_run import FITS, opened
@@ -180,6 +184,45 @@ def test_a_hub_that_cannot_be_asked_for_want_of_a_process_is_told(
             await until(pilot, lambda: not isinstance(app.screen, FetchScreen))
 
     play(story())
+
+
+def test_a_fetch_that_the_network_keeps_waiting_does_not_outlive_the_app() -> None:
+    leaving = """
+import os
+from mlx_align_tui.live import fetching, programs
+fetching.GRACE = 0.05
+waits = "import signal; print('{\\"type\\": \\"parcel\\"}', flush=True); signal.pause()"
+one = fetching.Fetching("a/b", None)
+one._start = lambda: programs.start(["-c", waits], [], talk=True)
+for message in one.messages():
+    print(one._process.pid, flush=True)
+    one.leave()
+    os._exit(7)
+"""
+    left = subprocess.run([sys.executable, "-c", leaving], stdout=subprocess.PIPE, text=True, check=False)
+    assert left.returncode == 7
+
+    async def ends() -> None:
+        async with asyncio.timeout(DEADLINE):
+            while not is_gone(int(left.stdout)):
+                await asyncio.sleep(0.01)
+
+    play(ends())
+
+
+def test_a_fetch_that_is_left_and_killed_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "GRACE", 0.05)
+    waits = 'import signal; print(\'{"type": "parcel"}\', flush=True); signal.pause()'
+    one = fetching.Fetching("a/b", None)
+    monkeypatch.setattr(one, "_start", lambda: programs.start(["-c", waits], [], talk=True))
+    heard = []
+    for message in one.messages():
+        heard.append(message)
+        one.leave()
+    assert heard == [{"type": "parcel"}]
+    assert one._reaper is None
+    one.leave()
+    assert one._reaper is None, "it has ended, and its number may be another's"
 
 
 def test_models_that_judge_are_needed_too() -> None:

@@ -155,6 +155,29 @@ def test_resume_watch_and_stop(root: Path, settings: TuiSettings) -> None:
     play(story())
 
 
+def test_an_engine_that_was_asked_before_is_not_said_to_stop(root: Path, settings: TuiSettings) -> None:
+    run = new_run(root)
+    settings.keys = {"monitor.stop": "x"}
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings, launcher=launcher("hang", steps=20))
+        async with app.run_test(size=(80, 24)) as pilot:
+            home = home_of(app)
+            app.engines.start(run)
+            await until(pilot, lambda: home.entries and home.entries[0].step == 10, "it hangs now")
+            for said in (
+                "saves and stops",
+                "was asked before and has not stopped yet; open it: x there asks whether to end it at once",
+            ):
+                await until(pilot, lambda: home.current and home.current.condition == "running")
+                await pilot.press("s")
+                message = f"{run.name} {said}"
+                await until(pilot, lambda message=message: message in [n.message for n in app._notifications])  # type: ignore[misc]
+            assert run.is_running()
+
+    play(story())
+
+
 @pytest.mark.parametrize("key", ["n", "d", "question_mark"])
 def test_a_run_that_starts_late_takes_nobody_away(root: Path, settings: TuiSettings, key: str) -> None:
     written(root, "oom", steps=40)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,22 +13,28 @@ import pytest
 from rich.console import Console
 from textual.widgets import Log, Static, TabbedContent
 
+from mlx_align.engine.launch import ADVICE, Death
 from mlx_align.events import Alert
 from mlx_align.run_state import History, RunState
 from mlx_align.runs import RunDirectory, RunLock
 from mlx_align_cli.display.facts import Pace
 from mlx_align_tui.app import AlignApp
+from mlx_align_tui.live import engines
 from mlx_align_tui.live.following import Tail
+from mlx_align_tui.live.health import Finding
 from mlx_align_tui.live.watching import Look
+from mlx_align_tui.screens.help import HelpScreen
 from mlx_align_tui.screens.monitor import MonitorScreen, texts
 from mlx_align_tui.screens.monitor.plots import plots_of
 from mlx_align_tui.screens.quit import ConfirmScreen
 from mlx_align_tui.settings import TuiSettings
 from mlx_align_tui.widgets.curve import Curve, CurvePanel
 from mlx_align_tui.widgets.curve_grid import CurveGrid
-from tests.tui.conftest import play, until
+from tests.tui.conftest import DEADLINE, play, until
 from tests.tui.fake_engine import Fake, launcher, new_run, written
 from tests.tui.snapshots import SIZES, check_picture, words
+
+USED = "used: at most 3.40 GB of 16.00 GB, 2.10 GB when last measured"
 
 
 async def opened(pilot, app: AlignApp, run: RunDirectory) -> MonitorScreen:  # type: ignore[no-untyped-def]
@@ -247,7 +254,7 @@ def test_an_engine_that_hangs_can_be_ended(root: Path, settings: TuiSettings) ->
             assert screen.latest.condition == "running"  # type: ignore[union-attr]
             await pilot.press("x")
             await until(pilot, lambda: run.control.requested("stop"))
-            told_of = "it saves a checkpoint and stops; x again would end it at once"
+            told_of = "it saves a checkpoint and stops; x again asks whether to end it at once"
             await until(pilot, lambda: [each.message for each in app._notifications] == [told_of])
             for answer in ("n", "y"):
                 await pilot.press("x")
@@ -258,13 +265,64 @@ def test_an_engine_that_hangs_can_be_ended(root: Path, settings: TuiSettings) ->
                 await pilot.press(answer)
                 await until(pilot, lambda: app.screen is screen)
             await until(pilot, lambda: screen.latest.condition == "crashed")  # type: ignore[union-attr]
-            await until(pilot, lambda: "ended by SIGKILL while it was to stop" in text_of(app))
+            await until(
+                pilot, lambda: "the engine was killed after it had been asked to stop" in in_one_line(app)
+            )
             assert "r goes on from the last checkpoint" in in_one_line(app)
 
     play(story())
 
 
-def test_a_run_that_is_killed(root: Path, settings: TuiSettings) -> None:
+def test_only_the_engine_that_was_asked_about_is_ended(root: Path, settings: TuiSettings) -> None:
+    run = new_run(root)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings, launcher=launcher("hang", steps=20))
+        async with app.run_test(size=(80, 24)) as pilot:
+            app.engines.start(run)
+            screen = await opened(pilot, app, run)
+            await until(pilot, lambda: screen.latest.state.step == 10)  # type: ignore[union-attr]
+            asked = run.pid()
+            assert asked is not None
+            await pilot.press("s")
+            await until(pilot, lambda: run.control.requested("stop"))
+            await pilot.press("s")
+            await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+            os.kill(asked, signal.SIGKILL)
+            await until(pilot, lambda: not run.is_running())
+            run.control.clear("stop")  # as `launch` does
+            app.engines.start(run)
+            await pilot.press("y")
+            await until(pilot, lambda: any("another engine" in note.message for note in app._notifications))
+            assert run.pid() not in (None, asked), "the one that has come meanwhile goes on"
+
+    play(story())
+
+
+def test_whether_to_end_it_is_not_asked_over_something_else(
+    root: Path, settings: TuiSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, known = written(root, "abort", steps=40), threading.Event()
+    monkeypatch.setattr(engines, "stop", lambda run: known.wait(DEADLINE) and 4711)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+            with RunLock(run.lock):
+                screen = await opened(pilot, app, run)
+                await until(pilot, lambda: screen.latest.condition == "running")  # type: ignore[union-attr]
+                await pilot.press("s", "question_mark")
+                await until(pilot, lambda: isinstance(app.screen, HelpScreen))
+                known.set()
+                await until(pilot, lambda: not [one for one in app.workers if one.group == "stop"])
+                assert isinstance(app.screen, HelpScreen)
+                assert not any(isinstance(one, ConfirmScreen) for one in app.screen_stack)
+
+    play(story())
+
+
+@pytest.mark.parametrize("number", ADVICE, ids=lambda number: number.name)
+def test_a_run_that_is_killed(root: Path, settings: TuiSettings, number: signal.Signals) -> None:
     run = new_run(root)
 
     async def story() -> None:
@@ -276,17 +334,15 @@ def test_a_run_that_is_killed(root: Path, settings: TuiSettings) -> None:
             app.settings.keys = {"monitor.resume": "R"}
             pid = run.pid()
             assert pid is not None
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
             await until(pilot, lambda: screen.latest.condition == "crashed")  # type: ignore[union-attr]
-            await until(pilot, lambda: app.engines.exit_code(run) == -signal.SIGKILL)
-            await until(pilot, lambda: "ended by SIGKILL" in text_of(app))
+            await until(pilot, lambda: app.engines.exit_code(run) == -number)
+            await until(pilot, lambda: f"ended by {number.name}" in text_of(app))
             said = in_one_line(app)
-            assert "may have run out of memory: try smaller batches." in said, "all of it, in 80 columns"
+            assert ADVICE[number] in said, "all of it, in 80 columns"
             assert "3 shows the log, R goes on from the last checkpoint." in said
             await pilot.press("5")
-            await until(
-                pilot, lambda: in_one_line(app).count("try smaller batches.") == 2, "in the alerts too"
-            )
+            await until(pilot, lambda: in_one_line(app).count(ADVICE[number]) == 2, "in the alerts too")
             with RunLock(run.lock):  # an engine that was started elsewhere
                 pass
             assert app.engines.exit_code(run) is None
@@ -364,6 +420,14 @@ def test_looks_that_come_too_fast_are_drawn_once(
     play(story())
 
 
+def test_how_many_findings_there_are_besides() -> None:
+    odd = tuple(Finding("warning", f"odd {n}", "so it is") for n in range(2))
+    died = Death("the engine ended", "", of_device=False)
+    for findings, death, more in ((odd[:1], None, ""), (odd, None, "(+1)"), (odd, died, "(+2)")):
+        text = texts.health(Look(findings=findings, death=death), {}, {}).plain
+        assert text.partition("(")[1:] == more.partition("(")[1:]
+
+
 def test_of_many_alerts_the_newest_are_shown() -> None:
     look = Look(RunState(alerts=History[Alert]().extend([alert(n) for n in range(300)])))
     console = Console(width=60, color_system=None)
@@ -394,7 +458,7 @@ def test_memory_and_speed_are_seen_in_80_columns(root: Path, settings: TuiSettin
             for figure in ("step 1,200/1,200", "10:00:00 left", "12,345 tok/s", "3.40 GB"):
                 assert figure in words(app)[1]
             await pilot.press("4")
-            await until(pilot, lambda: "used: 3.40 GB of 16.00 GB at most, 2.10 GB last" in text_of(app))
+            await until(pilot, lambda: USED in text_of(app))
             assert "speed: 12,345 tok/s trained" in text_of(app)
             assert ("1,875 tok/s sampled" in text_of(app)) == (method == "grpo")
 

@@ -23,7 +23,7 @@ from mlx_align_tui.screens.new_run.saving import AskNameScreen
 from mlx_align_tui.screens.quit import ConfirmScreen
 from mlx_align_tui.settings import TuiSettings
 from tests.tui.conftest import play, until
-from tests.tui.fake_engine import launcher
+from tests.tui.fake_engine import launcher, written
 from tests.tui.snapshots import words
 from tests.tui.test_tui_new_run import FITS, opened, reach
 
@@ -163,6 +163,41 @@ def test_an_engine_that_is_being_started_is_not_left_unseen(root: Path, settings
             assert app.screen is screen
             go_on.set()
             await until(pilot, lambda: isinstance(app.screen, MonitorScreen))
+
+    play(story())
+
+
+@pytest.mark.parametrize("over", ["export", "help", "new_run"])
+def test_a_launch_takes_nobody_away_from_another_screen(
+    root: Path, settings: TuiSettings, held: tuple[threading.Event, threading.Event], over: str
+) -> None:
+    begun, go_on = held
+    old = written(root, steps=20)
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings, launcher=launcher("ok", steps=4))
+        async with app.run_test(size=(80, 24)) as pilot:
+            new_run = await at_launch(app, pilot)
+            await pilot.press("f5")
+            await until(pilot, begun.is_set)
+            if over == "help":
+                await pilot.press("question_mark")
+            else:
+                app.go("export", old)
+            await until(pilot, lambda: app.screen is not new_run and app.screen.is_mounted)
+            above = app.screen
+            go_on.set()
+            await until(pilot, lambda: any("has started" in note.message for note in app._notifications))
+            assert app.screen is above
+            assert not new_run.would_lose
+            if over == "new_run":
+                assert await opened(app, pilot) is not new_run, "another one is meant"
+                assert above in app.screen_stack
+                return
+            await pilot.press("escape")
+            await until(pilot, lambda: isinstance(app.screen, MonitorScreen))
+            assert app.screen.run_directory != old  # type: ignore[attr-defined]
+            assert new_run not in app.screen_stack
 
     play(story())
 

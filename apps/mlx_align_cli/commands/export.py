@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlx_align.errors import AlignError, UsageError
+from mlx_align.paths import typed_new
 from mlx_align_cli import naming, options
 from mlx_align_cli.display.text import clean, size
 
@@ -145,6 +146,7 @@ def export(
         raise UsageError("no target is named", where="--to", hint=f"Give one or more: {TARGETS}.")
     if out is not None and len(to) > 1:
         raise UsageError("--out belongs to one target", where="--out", hint="Export them one by one.")
+    place = typed_new(str(out), "--out") if out is not None else None
     found = naming.find_run(runs_dir, run)
     from mlx_align.engine.exporting import Exporter, Options
 
@@ -161,7 +163,7 @@ def export(
             return
         for target in to:
             with teller.told(target):
-                teller.exported(exporter.export(target, out, how))
+                teller.exported(exporter.export(target, place, how))
 
 
 def _numbers(assignments: list[str] | None) -> dict[str, float] | None:

@@ -12,6 +12,7 @@ import typer
 
 from mlx_align import embedded
 from mlx_align.errors import ConfigError, UsageError
+from mlx_align.paths import typed
 from mlx_align_cli import naming, options
 from mlx_align_cli.display.text import clean
 
@@ -109,7 +110,7 @@ def find_subject(name: str, runs_dir: Path | None, checkpoint: str | None, base:
     from mlx_align.runs import find
     from mlx_align.runs.chosen import adapter_of, model_of
 
-    path = Path(name).expanduser()
+    path = typed(name)
     if (path / "adapter_config.json").is_file():
         path, checkpoint = _run_of(path, checkpoint, base)
     is_run_path = (path / "config.toml").is_file()

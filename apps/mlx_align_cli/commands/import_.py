@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlx_align.errors import AlignError, UsageError
+from mlx_align.paths import typed, typed_new
 from mlx_align_cli import options
 from mlx_align_cli.naming import program, short_path
 
@@ -51,9 +52,9 @@ def import_(
     from mlx_align.export import importing
     from mlx_align.export.base import Base
 
-    folder = adapter.expanduser()
+    folder = typed(str(adapter))
+    target = typed_new(str(out), "--out") if out is not None else Path(f"{folder.resolve().name}-mlx")
     model = _find_base(folder, base)
-    target = out.expanduser() if out is not None else Path(f"{folder.resolve().name}-mlx")
     made = importing.convert(folder, Base.open(model.folder), target)
     print(_summary(made), file=sys.stderr)
     print(target)

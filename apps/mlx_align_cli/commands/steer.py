@@ -56,19 +56,21 @@ def stop(
     from mlx_align_cli.follow import last_checkpoint
 
     found = naming.find_run(runs_dir, run)
+    pid = found.pid()
     if not found.is_running():
         raise UsageError(
             f"the run '{found.name}' is not running", hint="`mlx-align runs ls` shows which are."
         )
     if now:
-        kill(found)
+        kill(found, pid)
+        print(f"{found.name}: killed" + (", waiting for it to end" if wait else ""), file=sys.stderr)
     else:
         found.control.request(STOP)
         print(f"{found.name}: saving a checkpoint and stopping; --now would end it at once", file=sys.stderr)
     while wait and found.is_running():
         time.sleep(POLL_SECONDS)
     if now:
-        print(f"{found.name}: killed; {last_checkpoint(found)}", file=sys.stderr)
+        print(f"{found.name}: {last_checkpoint(found)}", file=sys.stderr)
     elif wait:
         state = found.state()
         print(f"{found.name}: {found.condition(state)} at step {state.step:,}", file=sys.stderr)

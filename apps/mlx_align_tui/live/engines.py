@@ -120,29 +120,34 @@ class Engines:
         return started[1].process.poll()
 
 
-def stop(run: RunDirectory) -> bool:
+def stop(run: RunDirectory) -> int | None:
     """Ask a run's engine, whoever started it, to save and stop.
 
     Returns:
-        whether it had been asked before, and has not done it yet.
+        its process id if it had been asked before, and has not done it yet; otherwise None.
 
     Raises:
         UsageError: none works on it.
     """
-    waits = run.control.requested(STOP)
+    pid = run.pid()  # read first: an engine that comes later is not the one that was asked
+    before = run.control.requested(STOP)
     _ask(run, STOP)
-    return waits
+    return pid if before else None
 
 
-def kill(run: RunDirectory) -> None:
+def kill(run: RunDirectory, pid: int) -> None:
     """End a run's engine at once, whoever started it; its last checkpoint remains.
 
+    Args:
+        run: what it works on.
+        pid: the engine that is meant, as `stop` told it.
+
     Raises:
-        UsageError: none works on it, or not where it can be ended from here.
+        UsageError: none works on it, or another, or it cannot be ended from here.
     """
     from mlx_align.engine.launch import kill as end
 
-    end(run)
+    end(run, pid)
 
 
 def checkpoint(run: RunDirectory) -> None:

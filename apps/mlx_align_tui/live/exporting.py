@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -79,12 +78,11 @@ class Exporting:
             return process
 
     def _end(self) -> None:
-        """It has ended, and nobody needs to see to that any more."""
+        """It has ended."""
         with self._lock:
             reaper, self._process, self._reaper = self._reaper, None, None
         if reaper is not None:
-            reaper.kill()
-            reaper.wait()
+            reaping.dismiss(reaper)
 
     def cancel(self) -> None:
         """Have the program take away what it wrote and end; one that does not is killed soon, here or not."""
@@ -92,18 +90,7 @@ class Exporting:
             process, self._cancelled = self._process, True
             if process is not None and self._reaper is None:
                 process.send_signal(signal.SIGINT)
-                self._reaper = _reap(process.pid, self._folder)
-
-
-def _reap(process: int, folder: Path) -> subprocess.Popen[bytes]:
-    """Have it seen to that a program ends, even where this one ends first."""
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", reaping.__name__, str(process), str(GRACE), str(folder.absolute())],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+                self._reaper = reaping.begin(process.pid, GRACE, self._folder)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import threading
+import subprocess
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from mlx_align_tui.live import reaping
 from mlx_align_tui.live.programs import Talking
 
 GRACE = 5.0
@@ -41,17 +43,29 @@ class Fetching(Talking):
     def __init__(self, name: str, revision: str | None) -> None:
         arguments = [name, *([revision] if revision else [])]
         super().__init__("mlx_align.engine.fetching", arguments, offline=False)
+        self._reaper: subprocess.Popen[bytes] | None = None
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """What it says, until it ends, as `Talking.messages`."""
+        try:
+            yield from super().messages()
+        finally:
+            with self._lock:
+                reaper, self._reaper = self._reaper, None
+            if reaper is not None:
+                reaping.dismiss(reaper)
 
     def begin(self) -> None:
         """Fetch it."""
         self.tell("fetch")
 
     def leave(self) -> None:
-        """Stop it; if the network keeps it waiting, it is killed soon, so that this program can end."""
+        """Stop it; one that the network keeps waiting is killed soon, even where this program ends first."""
         self.hang_up()
-        killer = threading.Timer(GRACE, self.close)
-        killer.daemon = True
-        killer.start()
+        with self._lock:
+            self._closed = True  # a kill is no failure
+            if self._process is not None and self._process.poll() is None and self._reaper is None:
+                self._reaper = reaping.begin(self._process.pid, GRACE)
 
 
 class Speed:

@@ -118,6 +118,11 @@ class AlignScreen(Screen[None]):
         """What would be lost if one left now, as a sentence; "" for nothing."""
         return ""
 
+    @property
+    def keeps_something(self) -> bool:
+        """Whether anything would be lost if another screen took its place, be it worth a question or not."""
+        return bool(self.would_lose)
+
     def refresh_bindings(self) -> None:
         """Draw the line of keys anew if it is another one: it is blank for a moment whenever that is done."""
         if not self.is_mounted:

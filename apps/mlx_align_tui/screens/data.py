@@ -305,6 +305,11 @@ class DataScreen(AlignScreen):
         if found and not isinstance(self.focused, Tabs):
             found.first(Widget).focus()
 
+    @property
+    def keeps_something(self) -> bool:
+        """Columns that were chosen, and of which no copy was written yet."""
+        return super().keeps_something or any(mapping.begun for mapping in self.query(Mapping))
+
     def on_mapping_asked(self, event: Mapping.Asked) -> None:
         """Write the copy and show it."""
         self.work(

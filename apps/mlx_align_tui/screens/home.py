@@ -16,7 +16,7 @@ from textual.widgets import DataTable, Input, Static
 from mlx_align.errors import UsageError
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display.text import ago, metric, plural
-from mlx_align_tui.keymap import keyed
+from mlx_align_tui.keymap import keyed, said
 from mlx_align_tui.live.engines import stop
 from mlx_align_tui.live.runs import Entry, Index
 from mlx_align_tui.plain import plain
@@ -57,6 +57,7 @@ worse one, and teaches the model to prefer the better kind.
   [b $accent]<<app.help>>[/]  what the keys do
 
 [$quiet]Runs will be kept in {folder}[/]"""
+HANGS = "open it: <<monitor.stop>> there asks whether to end it at once"
 
 
 class EmptyRuns(Keyed, can_focus=True):
@@ -329,8 +330,14 @@ class HomeScreen(AlignScreen):
         """Ask the engine to save and stop."""
         if self.current is not None:
             run = self.current.run
-            said = f"{run.name} saves and stops"
-            self.work(lambda: stop(run), lambda _: self.notify(said, markup=False), group="stop")
+            self.work(lambda: stop(run), lambda pid: self._stopping(run, again=pid is not None), group="stop")
+
+    def _stopping(self, run: RunDirectory, *, again: bool) -> None:
+        told = f"{run.name} saves and stops"
+        if again:
+            what_to_do = said(HANGS, self.app.settings.keys, str)
+            told = f"{run.name} was asked before and has not stopped yet; {what_to_do}"
+        self.notify(told, markup=False)
 
     def action_delete(self) -> None:
         """Delete the run under the cursor, once the question is answered."""

@@ -35,7 +35,7 @@ from mlx_align.backends.mlx.checkpointing import Checkpointing, checkpointed
 from mlx_align.backends.mlx.cpu import SUBSTITUTES
 from mlx_align.backends.mlx.gradients import Gradients, scores_of
 from mlx_align.backends.mlx.lanes import Lanes
-from mlx_align.backends.mlx.lora import prepare
+from mlx_align.backends.mlx.lora import prepare, set_keys
 from mlx_align.backends.mlx.memory import to_be_cleared
 from mlx_align.backends.mlx.optim import Updater
 from mlx_align.backends.mlx.probe import choose
@@ -89,6 +89,12 @@ class MlxPolicy:
         self.notes = (*reading.notes, *([ONE_BY_ONE.format(trouble)] if trouble else []))
         self._forward = reading.forward
         substitutes = scope(model, SUBSTITUTES if lanes else {}, checkpointed(model, checkpointing))
+        if checkpointing == "layers":  # a layer that cannot be computed twice says so now, not hours later
+            set_keys(dropouts, mx.random.key(0))
+            model.train()
+            with substitutes():
+                reading.forward.model.features(mx.array([[1, 2]]))
+            model.eval()
         self._functions = Functions(model, reading.forward, compiled, dropouts, substitutes)
         self._gradients = Gradients(self._functions, reading.forward, self._lanes)
         if config is not None:

@@ -68,9 +68,10 @@ def _needs_caches(model: nn.Module, ids: mx.array) -> bool:
     """Whether the model reads (1, L) ids otherwise without a cache than with one, as it does to generate.
 
     Raises:
-        UsageError: it does, and with caches that a gradient goes through it does so still.
+        UsageError: it does, and with caches that a gradient goes through it does so still; or it cannot be
+            computed at all.
     """
-    generates = model(ids, cache=make_prompt_cache(model))
+    generates = _generates(model, ids)
     each_alone = model(ids.T).swapaxes(0, 1)  # every token without those before it
     if not mx.isfinite(generates).all():
         return False  # nothing to compare with; a run says so itself, at its first update
@@ -88,6 +89,18 @@ def _needs_caches(model: nn.Module, ids: mx.array) -> bool:
         f"this model would not be trained as it generates: with a cache it is another network, and {still}",
         hint="Use a model of another architecture.",
     )
+
+
+def _generates(model: nn.Module, ids: mx.array) -> mx.array:
+    try:
+        logits: mx.array = model(ids, cache=make_prompt_cache(model))
+    except (AttributeError, KeyError, TypeError, ValueError) as failure:  # it reads a weight itself
+        raise UsageError(
+            f"this model cannot be computed as it is loaded ({type(failure).__name__}: {failure})",
+            where="adapter.modules",
+            hint="It may not bear an adapter on all its layers: try --set adapter.modules=attention.",
+        ) from None
+    return logits
 
 
 def _split(

@@ -6,8 +6,9 @@ the denominators) comes in as arguments; the frozen base is part of the trace.
 
 A float16 has no number below 6e-8 and loses digits below 6e-5, and a loss that is a mean over thousands of
 tokens has derivatives of that size. So under a float16 model the way back begins with derivatives of which
-the largest is 1, and what comes out is divided by the same factor, in float32 (loss scaling: Micikevicius et
-al. 2018, arXiv:1710.03740, section 3.2). The factor is that of the batch at hand: nothing is remembered.
+the largest is 1, or less where there are so many that a sum of them might be more than a float16 holds, and
+what comes out is divided by the same factor, in float32 (loss scaling: Micikevicius et al. 2018,
+arXiv:1710.03740, section 3.2). The factor is that of the batch at hand: nothing is remembered.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
-from mlx_align.backends.base import Objective
+from mlx_align.backends.base import SLOPES_LEAST, SLOPES_MOST, Objective
 from mlx_align.backends.mlx.arrays import Arrays
 from mlx_align.backends.mlx.forward import Forward, Inputs, read_prefixes
 from mlx_align.backends.mlx.lora import KeyedDropout, set_keys
@@ -34,8 +35,6 @@ from mlx_align.methods.base import Loss
 XP = MlxOps()
 ONLY_LOSSES = ("ref_logps", "old_logps", "advantages")
 """What of a batch no forward pass reads."""
-LEAST = 1e-30
-"""Derivatives are scaled up by at most 1 / this, which float32 can hold."""
 
 
 class Made(NamedTuple):
@@ -160,7 +159,7 @@ class Functions:
                 self._put(adapter)
                 logps = self._logps(objective, inputs, batch, grad=True, held=held or None)
                 (_, loss), by_logps = mx.value_and_grad(mean)(mx.stop_gradient(logps))
-                slopes, scale = self._scaled(by_logps)
+                slopes, scale = self._scaled(by_logps, mx.abs(by_logps).sum() / SLOPES_MOST)
                 # The value means nothing and is never evaluated; its derivative is the loss's, scaled.
                 return (logps * slopes).sum(), loss, logps, scale
 
@@ -212,12 +211,15 @@ class Functions:
     ) -> mx.array:
         return self.forward.logps(inputs, batch, grad=grad, temperature=objective.temperature, held=held)
 
-    def _scaled(self, slopes: Any) -> tuple[Any, mx.array | None]:
-        """The derivatives that a way back begins with, and what they were multiplied by; None: by nothing."""
+    def _scaled(self, slopes: Any, least: mx.array | float = 0.0) -> tuple[Any, mx.array | None]:
+        """The derivatives that a way back begins with, and what they were multiplied by; None: by nothing.
+
+        Under a float16 model they are divided by the largest of them, or by `least` if that is more.
+        """
         if not self._float16:
             return slopes, None
         largest = mx.stack([mx.abs(x).max() for _, x in tree_flatten(slopes)]).max()
-        scale = 1 / mx.maximum(largest, LEAST)
+        scale = 1 / mx.maximum(mx.maximum(largest, least), SLOPES_LEAST)
         return tree_map(lambda x: x * scale, slopes), scale
 
     def _put(self, adapter: Arrays) -> None:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from mlx_align.backends import adapter_files
 from mlx_align.backends.base import (
+    SLOPES_LEAST,
+    SLOPES_MOST,
     Ended,
     Generation,
     MemoryUse,
@@ -38,8 +40,6 @@ from mlx_align.errors import UsageError
 from mlx_align.methods.base import Loss
 
 XP = TorchOps()
-LEAST = 1e-30
-"""Derivatives are scaled up by at most 1 / this, which float32 can hold."""
 
 
 class TorchPolicy:
@@ -133,7 +133,9 @@ class TorchPolicy:
         value = torch.stack([loss.sums[term] / counts[term] for term in loss.sums]).sum()
         (slopes,) = torch.autograd.grad(value, given)
         # A float16 could not hold them, so its way back begins with 1 (loss scaling: arXiv:1710.03740).
-        scale = 1 / slopes.abs().max().clamp(min=LEAST) if self._float16 else 1.0
+        sizes = slopes.abs()
+        largest = torch.maximum(sizes.max(), sizes.sum() / SLOPES_MOST).clamp(min=SLOPES_LEAST)
+        scale = 1 / largest if self._float16 else 1.0
         leaves = self._adapter.leaves
         grads = torch.autograd.grad(
             logps,

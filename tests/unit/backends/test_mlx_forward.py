@@ -14,11 +14,13 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
+from mlx_align.backends.base import MemoryUse
 from mlx_align.backends.mlx import cpu
 from mlx_align.backends.mlx.caches import trouble_together
 from mlx_align.backends.mlx.checkpointing import checkpointed
 from mlx_align.backends.mlx.forward import Forward
 from mlx_align.backends.mlx.lora import prepare, set_keys
+from mlx_align.backends.mlx.policy import MlxPolicy
 from mlx_align.backends.mlx.prefix import Recorder
 from mlx_align.backends.mlx.probe import choose
 from mlx_align.backends.mlx.step import to_arrays, to_batch
@@ -303,6 +305,13 @@ def test_a_model_that_cannot_be_trained_as_it_generates_is_refused(monkeypatch: 
         choose(build("gemma3n", **GEMMA3N))
 
 
+def test_a_model_that_bears_no_adapter_on_some_layer_is_refused_with_a_way_out() -> None:
+    model = with_lora(build("gemma3n", **GEMMA3N))
+    with pytest.raises(UsageError, match="AttributeError") as caught:
+        choose(model)
+    assert "adapter.modules=attention" in (caught.value.hint or "")
+
+
 def test_prompts_of_such_a_model_are_decoded_side_by_side() -> None:
     assert trouble_together(build("gemma3n", **GEMMA3N)) is None
 
@@ -328,6 +337,18 @@ def test_a_layer_whose_cache_a_checkpoint_cannot_see_is_refused() -> None:
     model.train()
     with pytest.raises(UsageError, match="hand on a ConcatenateKVCache"):
         model(ids)
+
+
+def test_it_is_refused_before_anything_else_is_done() -> None:
+    with pytest.raises(UsageError, match="hand on a ConcatenateKVCache"):
+        MlxPolicy(
+            with_lora(build("afm7", **AFM7), keys=ATTENTION),
+            {},
+            None,
+            lambda: MemoryUse(0, 0, 0),
+            compiled=False,
+            checkpointing="layers",
+        )
 
 
 def test_dropout_is_drawn_once_for_both_computations() -> None:

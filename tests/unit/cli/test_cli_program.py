@@ -14,6 +14,8 @@ from mlx_align import embedded, errors
 from mlx_align_cli import main, naming
 from mlx_align_cli.commands import doctor, generate
 
+NOBODY = "~nobody-of-this-name/x"
+
 
 def test_version(cli):
     assert cli("version").out == cli("--version").out == f"{mlx_align.__version__}\n"
@@ -204,6 +206,24 @@ def test_errors_too_say_what_works_here(cli, monkeypatch, root: Path):
     make_run(root)
     monkeypatch.setattr("mlx_align_cli.errors.program", lambda: "bin/mlx-align")
     assert "`bin/mlx-align runs ls` lists them" in cli("runs", "show", "nothing").err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", NOBODY, "Hi"),
+        ("import", NOBODY, "--base", "tiny-chat"),
+        ("import", ".", "--base", "tiny-chat", "--out", NOBODY),
+        ("export", "last", "--to", "mlx", "--out", NOBODY),
+        ("orpo", "--set", f"runs.dir={NOBODY}"),
+    ],
+)
+def test_the_home_of_nobody_is_no_bug_of_ours_and_nothing_is_made_there(cli, command, tmp_path: Path):
+    told = cli(*command)
+    assert told.code in (2, 3, 4), told.err
+    assert "bug" not in told.err
+    assert NOBODY.split("/")[0] in told.err
+    assert not list(tmp_path.glob("~*"))
 
 
 def test_help_has_examples_and_names_its_arguments(cli):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -102,18 +103,25 @@ def test_stop_asks_and_waits(cli, runs, monkeypatch):
     assert "crashed at step 20" in result.err  # this made-up engine left no last word
 
 
-def test_stop_now_ends_what_does_not_answer(cli, runs, monkeypatch):
-    lock = RunLock(runs[3].lock)
-    lock.__enter__()
-    killed = []
-    monkeypatch.setattr("mlx_align.engine.launch.kill", killed.append)
-    monkeypatch.setattr(steer.time, "sleep", lambda seconds: lock.__exit__(None, None, None))
+def test_stop_now_ends_what_does_not_answer(cli, runs, monkeypatch, capsys):
+    name, lock = runs[3].name, RunLock(runs[3].lock)
+    killed, meanwhile = [], []
+
+    def end(seconds):
+        meanwhile.append(capsys.readouterr().err)
+        lock.__exit__(None, None, None)
+
+    monkeypatch.setattr("mlx_align.engine.launch.kill", lambda run, pid: killed.append((run.name, pid)))
+    monkeypatch.setattr(steer.time, "sleep", end)
     save_checkpoint(runs[3], 20)
-    result = cli("runs", "stop", runs[3].name, "--now")
+    with lock:
+        assert cli("runs", "stop", name, "--now", "--no-wait").err.startswith(f"{name}: killed\n")
+        result = cli("runs", "stop", name, "--now")
     assert result.code == 0
-    assert [run.name for run in killed] == [runs[3].name]
-    assert "killed; the last checkpoint is step 20; go on with" in result.err
-    assert "is not running" in cli("runs", "stop", runs[3].name, "--now").err
+    assert killed == [(name, os.getpid())] * 2
+    assert meanwhile == [f"{name}: killed, waiting for it to end\n"]
+    assert result.err.startswith(f"{name}: the last checkpoint is step 20; go on with")
+    assert "is not running" in cli("runs", "stop", name, "--now").err
 
 
 def test_stop_and_checkpoint_need_a_running_run(cli, runs):

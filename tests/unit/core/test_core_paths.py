@@ -9,8 +9,8 @@ import pytest
 from mlx_align.api import prepare
 from mlx_align.config import RunConfig
 from mlx_align.engine.data import data_path
-from mlx_align.errors import AlignError
-from mlx_align.paths import typed
+from mlx_align.errors import AlignError, ConfigError
+from mlx_align.paths import typed, typed_new
 from mlx_align.rewards.python import absolute
 from mlx_align.settings import Resolved
 
@@ -32,3 +32,15 @@ def test_the_home_of_nobody_is_a_path_at_which_nothing_is() -> None:
         wrong = RunConfig.model_validate({section: {key: NOBODY}})
         with pytest.raises(AlignError, match=said):
             prepare(Resolved(wrong, {}))
+
+
+def test_nothing_is_made_in_the_home_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert typed_new("~/x", "--out") == tmp_path / "x"
+    for key in ("dir", "cache"):
+        wrong = RunConfig.model_validate({"runs": {key: NOBODY}})
+        with pytest.raises(ConfigError, match="nobody's home is known as '~nobody-of-this-name'") as caught:
+            prepare(Resolved(wrong, {}))
+        assert caught.value.where == f"runs.{key} = {NOBODY}"
+    assert not list(tmp_path.iterdir())

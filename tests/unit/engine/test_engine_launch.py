@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import mlx_align
 from mlx_align.engine.launch import Engine, attach, crash, kill, launch
 from mlx_align.errors import AlignError, DataError, DeviceAbortError, UsageError
 from mlx_align.events import Event, RunFinished, RunStarted, RunStopped, Step
-from mlx_align.runs import STOP, EventReader, EventWriter, RunDirectory
+from mlx_align.runs import STOP, EventReader, EventWriter, RunDirectory, RunLock
 from tests import support
 
 
@@ -84,41 +87,85 @@ with RunLock(Path(sys.argv[1])):
 """
 
 
-def holder_of(run: RunDirectory, *, leads: bool) -> subprocess.Popen[bytes]:
+@contextmanager
+def holder_of(run: RunDirectory, *, leads: bool = True) -> Iterator[subprocess.Popen[bytes]]:
     """A process that holds a run's lock and hears nothing, as an engine that hangs does."""
     command = [sys.executable, "-c", LOCKED, str(run.lock)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=leads)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"held\n"
-    return process
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=leads) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def test_an_engine_that_hangs_is_killed_whoever_started_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("leads", [True, False], ids=["by-launch", "by-hand"])
+def test_an_engine_that_hangs_is_killed_whoever_started_it(tmp_path: Path, leads: bool) -> None:
     run = support.new_run(tmp_path / "runs")
     with pytest.raises(UsageError, match="is not running"):
-        kill(run)
-    with holder_of(run, leads=True) as process:
-        kill(run)
+        kill(run, run.pid())
+    with holder_of(run, leads=leads) as process:
+        kill(run, run.pid())
         assert process.wait() == -signal.SIGKILL
     assert not run.is_running()
     assert run.last_pid() == process.pid
     how = crash(run, process.returncode)
     assert type(how) is AlignError, "it was wished, and no fault of the device"
-    assert "while it was to stop" in how.message
+    assert "killed after it had been asked to stop" in how.message
 
 
-def test_only_an_engine_of_this_machine_is_killed(tmp_path: Path) -> None:
+def test_an_engine_that_has_come_meanwhile_is_not_killed(tmp_path: Path) -> None:
+    run = support.new_run(tmp_path / "runs")
+    with holder_of(run) as process:
+        with pytest.raises(UsageError, match="another engine works on the run"):
+            kill(run, process.pid + 1)
+        assert process.poll() is None
+        assert not run.control.requested(STOP)
+
+
+@pytest.mark.parametrize(
+    ("held", "why"),
+    [
+        ("{pid} elsewhere", f"It runs on 'elsewhere', and this is '{platform.node()}'"),
+        ("{pid}", "Its lock does not say on which machine it runs"),
+        (f"{2**22 + 1} {platform.node()}", "No process of this number is seen here"),
+    ],
+)
+def test_an_engine_that_cannot_be_killed_from_here_is_told_why(tmp_path: Path, held: str, why: str) -> None:
     """Over a network disk the lock is seen, and its process id is somebody else's here."""
     run = support.new_run(tmp_path / "runs")
-    with holder_of(run, leads=False) as process:
-        with pytest.raises(UsageError, match="cannot be ended from here"):
-            kill(run)
+    with holder_of(run) as process:
+        run.lock.write_text(held.format(pid=process.pid))
+        with pytest.raises(UsageError, match=why):
+            kill(run, run.pid())
         assert process.poll() is None
-        run.lock.write_text(f"{2**22 + 1}\n")
-        with pytest.raises(UsageError, match="cannot be ended from here"):
-            kill(run)
-        process.kill()
     assert run.control.requested(STOP), "it can still be asked"
+
+
+def test_somebody_elses_engine_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    run = support.new_run(tmp_path / "runs")
+    monkeypatch.setattr(os, "kill", refuse)
+    with RunLock(run.lock), pytest.raises(UsageError, match="It belongs to another user"):
+        kill(run, run.pid())
+
+
+def test_an_engine_that_has_just_ended_is_not_said_to_be_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = support.new_run(tmp_path / "runs")
+    lock = RunLock(run.lock)
+
+    def end(pid: int, number: int) -> None:
+        lock.__exit__(None, None, None)
+        raise ProcessLookupError(3, "No such process")
+
+    monkeypatch.setattr(os, "kill", end)
+    with lock, pytest.raises(UsageError, match="is not running"):
+        kill(run, run.pid())
 
 
 def test_three_lines_of_python(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mlx_align.errors import UsageError
-from mlx_align.runs.lock import RunLock, holder, is_held
+from mlx_align.runs.lock import Holder, RunLock, holder, is_held
 
 HOLDER = """
 import sys
@@ -50,7 +51,7 @@ def test_it_is_held_inside_and_free_before_and_after(tmp_path: Path) -> None:
     assert not path.exists(), "asking must not make the file"
     with RunLock(path):
         assert is_held(path)
-        assert holder(path) == os.getpid()
+        assert holder(path) == Holder(os.getpid(), platform.node())
     assert not is_held(path)
     assert holder(path) is None, "the number in the file is of a process that has let go"
 
@@ -62,7 +63,7 @@ def test_a_second_holder_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="already working on the run 'my-run'") as caught:
             enter(path)
         assert caught.value.hint is not None
-        assert holder(path) == os.getpid()
+        assert holder(path) == Holder(os.getpid(), platform.node())
         assert is_held(path), "the refused one must not have freed it"
 
 
@@ -76,7 +77,7 @@ def test_an_error_inside_frees_it(tmp_path: Path) -> None:
 def test_a_killed_holder_frees_it(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with another_process(path) as process:
-        assert holder(path) == process.pid
+        assert holder(path) == Holder(process.pid, platform.node())
         with pytest.raises(UsageError):
             enter(path)
         process.kill()
@@ -107,6 +108,13 @@ def test_a_reader_that_asks_does_not_keep_an_engine_out(
         enter(path)
     finally:
         os.close(reader)
+
+
+def test_a_lock_of_an_earlier_version_names_no_machine(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with RunLock(path):
+        path.write_text("4711\n")
+        assert holder(path) == Holder(4711, "")
 
 
 def test_a_holder_whose_number_cannot_be_read_is_still_a_holder(tmp_path: Path) -> None:

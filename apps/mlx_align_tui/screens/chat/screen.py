@@ -213,6 +213,16 @@ class ChatScreen(AlignScreen):
     # What can be done
 
     @property
+    def has_begun(self) -> bool:
+        """Whether something was asked in this conversation."""
+        return bool(self.talk.last or self.talk.history)
+
+    @property
+    def keeps_something(self) -> bool:
+        """A conversation, and a model that took its time to load or is being loaded."""
+        return self.has_begun or bool(self.order) or any(each.busy for each in self.query(Loading))
+
+    @property
     def choosable(self) -> bool:
         """Whether there are two whole answers to choose from."""
         last = self.talk.last
@@ -227,7 +237,7 @@ class ChatScreen(AlignScreen):
             "choose": self.choosable,
             "retry": self.talk.last is not None and bool(self.order) and not self.busy,
             "blind": len(self.order) > 1,
-            "new": not self.busy and bool(self.talk.last or self.talk.history),
+            "new": not self.busy and self.has_begun,
             "train": self.pairs.count > 0 and "new_run" in PLACES,
             "weights": idle,
             "start": idle and not self.order,

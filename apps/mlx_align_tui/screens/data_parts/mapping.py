@@ -56,6 +56,12 @@ class Mapping(VerticalScroll, can_focus=False):
             super().__init__()
             self.source, self.mapping, self.target = source, mapping, target
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._choices: dict[str, Choice] = {}
+        self._samples: dict[str, Static] = {}
+        self._meant: dict[str, str] = {}
+
     async def offer(self, found: Columns | AlignError, kind: RowKind) -> None:
         """Replace the lines; say why if there is nothing to choose from.
 
@@ -63,28 +69,36 @@ class Mapping(VerticalScroll, can_focus=False):
             found: what `look` has found.
             kind: what a row should be.
         """
+        self._choices, self._samples, self._meant = {}, {}, {}
         await self.remove_children()
+        if not self.is_attached:  # one has left meanwhile
+            return
         if isinstance(found, AlignError):
             lines = [found.message, found.where or "", found.hint or ""]
             told = ["[$error]✘ the columns cannot be read[/]", *(plain(line) for line in lines if line)]
-            await self.mount(Static("\n".join(told)))
+            self.mount(Static("\n".join(told)))
         else:
-            await self._list(found, kind)
+            self._list(found, kind)
 
-    async def _list(self, found: Columns, kind: RowKind) -> None:
+    def _list(self, found: Columns, kind: RowKind) -> None:
+        """Put the lines up, all at once and filled: whoever leaves then finds none of them half made."""
         self._source, self._kind, self._columns = found.file, kind, found.values
-        meant = guess(kind, found.values)
-        await self.mount(Static(ABOUT, classes="quiet"), Static(plain(f"{found.file.name}\n"), id="file"))
+        self._meant = guess(kind, found.values)
         for name in WANTED[kind]:
-            line = Horizontal(classes="column")
-            await self.mount(line)
-            await line.mount(
-                Static(f"{name}{' (optional)' if name in OPTIONAL[kind] else ''}", classes="name"),
-                Choice([NONE, *found.values], meant.get(name, NONE), id=f"column-{name}"),
-                Static("", classes="sample"),
-            )
-        await self.mount(Static("", id="target"), Button("Write the copy", id="write", variant="primary"))
+            value = self._meant.get(name, NONE)
+            self._choices[name] = Choice([NONE, *found.values], value, id=f"column-{name}")
+            self._samples[name] = Static("", classes="sample")
+        self._target = Static("", id="target")
+        self._write = Button("Write the copy", id="write", variant="primary")
         self._show()
+        head = Static(ABOUT, classes="quiet"), Static(plain(f"{found.file.name}\n"), id="file")
+        self.mount(*head, *map(self._line, WANTED[kind]), self._target, self._write)
+
+    def _line(self, name: str) -> Horizontal:
+        title = f"{name}{' (optional)' if name in OPTIONAL[self._kind] else ''}"
+        return Horizontal(
+            Static(title, classes="name"), self._choices[name], self._samples[name], classes="column"
+        )
 
     def compose(self) -> ComposeResult:
         """Empty until the file has been looked at."""
@@ -93,8 +107,13 @@ class Mapping(VerticalScroll, can_focus=False):
     @property
     def mapping(self) -> dict[str, str]:
         """Our column -> the file's, those that are chosen."""
-        chosen = {name: self.query_one(f"#column-{name}", Choice).value for name in WANTED[self._kind]}
+        chosen = {name: choice.value for name, choice in self._choices.items()}
         return {name: column for name, column in chosen.items() if column != NONE}
+
+    @property
+    def begun(self) -> bool:
+        """Whether other columns are chosen than those that were guessed."""
+        return self.mapping != self._meant
 
     def on_choice_changed(self, event: Choice.Changed) -> None:
         """Show the values of the column that was chosen."""
@@ -103,9 +122,9 @@ class Mapping(VerticalScroll, can_focus=False):
 
     def _show(self) -> None:
         mapping = self.mapping
-        for line, name in zip(self.query(".column"), WANTED[self._kind], strict=True):
+        for name, sample in self._samples.items():
             value = self._columns.get(mapping.get(name, ""), "")
-            line.query_one(".sample", Static).update(f"[$quiet]{plain(one_line(value, 200))}[/]")
+            sample.update(f"[$quiet]{plain(one_line(value, 200))}[/]")
         lacking = missing(self._kind, mapping)
         needless = all(ours == theirs for ours, theirs in mapping.items())
         twice = len({*mapping.values()}) < len(mapping)
@@ -117,8 +136,8 @@ class Mapping(VerticalScroll, can_focus=False):
             text = "[$success]the columns have our names already: nothing needs to be written[/]"
         else:
             text = f"[$quiet]will be written:[/] {plain(copy_path(self._source).name)}"
-        self.query_one("#target", Static).update(f"\n{text}")
-        self.query_one("#write", Button).disabled = bool(lacking) or twice or needless
+        self._target.update(f"\n{text}")
+        self._write.disabled = bool(lacking) or twice or needless
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """Ask for the copy."""

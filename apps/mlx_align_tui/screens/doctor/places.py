@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlx_align.paths import typed
 from mlx_align.settings import cache_path, gather, resolve, user_config_path
 from mlx_align_tui.settings import settings_path
 
@@ -33,7 +34,7 @@ def places(root: Path) -> list[Place]:
 
     config = resolve(gather(None, flags={"runs.dir": str(root)})).config
     return [
-        Place("runs", root.expanduser().resolve(), "configurations, logs, checkpoints, adapters and exports"),
+        Place("runs", typed(str(root)).resolve(), "configurations, logs, checkpoints, adapters and exports"),
         Place(
             "cache", cache_path(config).resolve(), "what later runs can use again; may be removed at any time"
         ),

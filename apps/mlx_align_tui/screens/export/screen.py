@@ -312,6 +312,11 @@ class ExportScreen(AlignScreen):
         text = "An export is under way. If you leave it is cancelled, and nothing is left of it."
         return text if self.busy else ""
 
+    @property
+    def keeps_something(self) -> bool:
+        """An export that is under way, and what was marked or chosen for the next one."""
+        return super().keeps_something or bool(self.marked) or any(self.values.values())
+
     def action_back(self) -> None:
         """From the options to the targets, else leave; what is under way is asked about."""
         if self.focused is not None and self.focused in self.query("#options *"):

@@ -244,24 +244,27 @@ class MonitorScreen(ViewingScreen):
         run = self.run_directory
         self.work(lambda: engines.stop(run), self._asked_to_stop, group="stop")
 
-    def _asked_to_stop(self, before: bool) -> None:
-        if not before:
-            self.notify(
-                keyed(self, "it saves a checkpoint and stops; <<monitor.stop>> again would end it at once")
-            )
-        elif self.is_current and self.latest is not None:
+    def _asked_to_stop(self, before: int | None) -> None:
+        if before is None:
+            said = "it saves a checkpoint and stops; <<monitor.stop>> again asks whether to end it at once"
+            self.notify(keyed(self, said), markup=False)
+        elif self.is_active and self.latest is not None:  # not `is_current`: another question may lie over it
             saved = self.latest.state.checkpoints.last()
             left = "It has saved no checkpoint: all is lost then."
             if saved is not None:
                 left = f"Its last checkpoint stays, that of step {saved.step:,}; what came after it is lost."
             text = f"It was asked to save and stop, and has not done so yet.\n\n{left}"
             self.app.push_screen(
-                ConfirmScreen("End it at once?", text, "End it"), lambda yes: self._kill() if yes else None
+                ConfirmScreen("End it at once?", text, "End it"),
+                lambda yes: self._kill(before) if yes else None,
             )
 
-    def _kill(self) -> None:
+    def _kill(self, pid: int) -> None:
         run = self.run_directory
-        self.work(lambda: engines.kill(run), lambda _: self.notify("it was ended"), group="stop")
+        self.work(lambda: engines.kill(run, pid), self._killed, group="stop")
+
+    def _killed(self, _: None) -> None:
+        self.notify("killed; it ends as soon as the system lets it")
 
     def action_checkpoint(self) -> None:
         """Ask the engine to save and go on."""

@@ -107,7 +107,8 @@ def health(look: Look, variables: Variables, keys: Keys) -> Text:
     mark, tone = LEVELS[first.level]
     text = Text(f"{mark} {first.title}", style=f"bold {variables.get(tone, '')}")
     text = Text.assemble(text, (f"  {said(first.advice, keys, str)}", variables.get("quiet", "")))
-    return text.append(f"  (+{len(found) - 1})") if len(found) > 1 else text
+    more = len(found) - (first in found)
+    return text.append(f"  (+{more})") if more else text
 
 
 def ending(look: Look) -> Finding | None:
@@ -236,7 +237,8 @@ def needs(look: Look, variables: Variables) -> Text:
         lines += [Text(f"planned: {size(plan.total)}{of} ({plan.verdict})"), Text(parts, style=quiet)]
     if memory is not None and memory.peak:
         of = f" of {size(memory.limit)}" if memory.limit else ""
-        lines.append(Text(f"used: {size(memory.peak)}{of} at most, {size(memory.active)} last"))
+        last = f"{size(memory.active)} when last measured"
+        lines.append(Text(f"used: at most {size(memory.peak)}{of}, {last}"))
     sampled = sampling_speed(look.state)
     speeds = [f"{speed:,.0f} tok/s trained"] if speed else []
     speeds += [f"{sampled:,.0f} tok/s sampled"] if sampled is not None else []

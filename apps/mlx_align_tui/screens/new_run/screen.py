@@ -17,6 +17,7 @@ from mlx_align import embedded, methods
 from mlx_align.config import RunConfig
 from mlx_align.errors import AlignError, ConfigError
 from mlx_align.methods.base import RowKind
+from mlx_align.runs import RunDirectory
 from mlx_align.settings import Resolved
 from mlx_align_tui.keymap import keyed
 from mlx_align_tui.live.programs import Fit
@@ -29,7 +30,6 @@ from mlx_align_tui.screens.new_run.planning import PlanStep
 from mlx_align_tui.screens.new_run.rewards import text_of
 from mlx_align_tui.screens.new_run.sources import SourceStep
 from mlx_align_tui.screens.quit import ConfirmScreen
-from mlx_align_tui.widgets.path_picker import PathPicker, is_data, is_model
 
 STEPS = ("model", "data", "method", "plan", "launch")
 STARTS: dict[str, str] = {
@@ -82,6 +82,7 @@ class NewRunScreen(AlignScreen):
         self._start = start
         self.resolved: Resolved | None = None
         self._kept: Draft | None = None
+        self._started: RunDirectory | None = None
 
     def body(self) -> ComposeResult:
         """The steps, and beside or below them what the choice under the cursor means."""
@@ -113,8 +114,10 @@ class NewRunScreen(AlignScreen):
         self._explain(explanations.STEPS["model"])
 
     def on_screen_resume(self) -> None:
-        """Files may have changed while another screen was looked at."""
-        if self.query("#keys *"):
+        """Files may have changed while another screen was looked at; a run that has started is watched."""
+        if self._started is not None:
+            self._watch(self._started)
+        elif self.query("#keys *"):
             self.changed()
 
     # What is chosen
@@ -241,16 +244,6 @@ class NewRunScreen(AlignScreen):
             self.set_focus(None)
             self.query_one("#steps", TabbedContent).active = step
 
-    def action_browse(self) -> None:
-        """Choose a file or folder on this disk."""
-        step = self.query_one(f"#{self.step} SourceStep", SourceStep)
-        wanted, hint = {
-            "model": (is_model, "A folder with config.json and *.safetensors."),
-            "data": (is_data, "A .jsonl file, or a folder with train.jsonl."),
-        }[self.step]
-        picker = PathPicker(f"Choose the {self.step}", hint, Path.cwd(), wanted)
-        self.app.push_screen(picker, lambda path: step.take(str(path), final=True) if path else None)
-
     def action_look(self) -> None:
         """See the rows as the model reads them."""
         from mlx_align.engine.data import data_path
@@ -337,12 +330,18 @@ class NewRunScreen(AlignScreen):
             self.notify("The engine is being started already; its screen opens in a moment.")
 
     def on_launch_step_launched(self, event: LaunchStep.Launched) -> None:
-        """Remember what was used, and watch the run."""
+        """Remember what was used, and watch the run: at once, or when one comes back here."""
         settings = self.app.settings
         settings.remember_model(self.draft.model)
         settings.remember_data(self.draft.data)
         self.app.save_settings()
-        while self.app.screen is not self:  # such as the help that was opened meanwhile
+        self._started, self._kept = event.run, None  # nothing is left to lose here
+        self.address = "", ()  # who asks for a new run means another one
+        if not self.is_active:
+            self.notify(f"{event.run.name} has started; it is on the list of runs", markup=False)
+        self._watch(event.run)
+
+    def _watch(self, run: RunDirectory) -> None:
+        if self.is_active:
             self.app.pop_screen()
-        self.app.pop_screen()
-        self.app.go("monitor", event.run)
+            self.app.go("monitor", run)

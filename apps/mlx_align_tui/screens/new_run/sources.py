@@ -23,11 +23,16 @@ from mlx_align.errors import DataError
 from mlx_align.methods.base import RowKind
 from mlx_align.paths import typed
 from mlx_align_cli.display.text import clean
-from mlx_align_tui.widgets.path_picker import is_data
+from mlx_align_tui.widgets.path_picker import PathPicker, is_data, is_model
 
 DATA_SUFFIX = ".jsonl"
 LISTED = 40
 """At most so many entries of one kind are listed."""
+WANTED = {
+    "model": (is_model, "A folder with config.json and *.safetensors."),
+    "data": (is_data, "A .jsonl file, or a folder with train.jsonl."),
+}
+"""Kind -> which paths on this disk can be chosen, and the same in words."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class SourceStep(Vertical):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "type", "Type", id="new.type", key_display="/"),
-        Binding("b", "screen.browse", "Browse", id="new.browse"),
+        Binding("b", "browse", "Browse", id="new.browse"),
     ]
 
     class Chosen(Message):
@@ -125,6 +130,12 @@ class SourceStep(Vertical):
     def action_type(self) -> None:
         """Go to the field."""
         self.query_one(Input).focus()
+
+    def action_browse(self) -> None:
+        """Choose a file or folder on this disk."""
+        wanted, hint = WANTED[self.kind]
+        picker = PathPicker(f"Choose the {self.kind}", hint, Path.cwd(), wanted)
+        self.app.push_screen(picker, lambda path: self.take(str(path), final=True) if path else None)
 
     def offer(self, sources: Sequence[Source]) -> None:
         """Fill the list."""
