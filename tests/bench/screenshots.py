@@ -99,7 +99,8 @@ async def before_training(camera: Camera) -> None:
     await camera.pilot.press(*["right"] * ROW)
     await camera.see(lambda: ROW in data._rows)
     await camera.take("data", 16)
-    await camera.go(HomeScreen, "escape", "escape")
+    await camera.go(NewRunScreen, "escape")
+    await camera.go(HomeScreen, "escape", "escape")  # the line that one types in, and then the screen
 
 
 async def after_training(camera: Camera) -> None:
