@@ -1,7 +1,11 @@
-"""What several test files need: the embedded model as a policy, tokenised sample rows, and runs."""
+"""What several test files need: the embedded model as a policy, tokenised sample rows, runs, their locks."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -99,3 +103,31 @@ def engine(run: RunDirectory) -> int:
     from mlx_align.engine.__main__ import main
 
     return main([str(run.path)])
+
+
+HOLDER = """
+import signal, sys
+from pathlib import Path
+from mlx_align.runs import RunLock
+with RunLock(Path(sys.argv[1])):
+    print("held", flush=True)
+    signal.pause()
+"""
+
+
+@contextmanager
+def lock_holder(lock: Path, *, leads: bool = True) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that holds a run's lock and hears nothing, as an engine that hangs does.
+
+    Args:
+        lock: the run's.
+        leads: whether it leads a process group of its own, as an engine does that `launch` started.
+    """
+    command = [sys.executable, "-c", HOLDER, str(lock)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=leads) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -20,7 +20,6 @@ from mlx_align_tui.widgets.answer import Answer
 from mlx_align_tui.widgets.bubble import Bubble
 from tests.tui.conftest import until
 from tests.tui.fake_engine import written
-from tests.tui.snapshots import words
 
 
 def save(run: RunDirectory, *steps: int, best: int | None = None) -> None:
@@ -71,10 +70,6 @@ async def ask(pilot: Pilot[Any], chat: ChatScreen, question: str) -> Bubble:
     await pilot.press("enter")
     await until(pilot, lambda: not chat.busy, f"an answer to {question}")
     return list(chat.query(Bubble))[-1]
-
-
-def seen(chat: ChatScreen) -> str:
-    return "\n".join(words(chat.app))
 
 
 def said(chat: ChatScreen) -> list[str]:

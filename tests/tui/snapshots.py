@@ -33,6 +33,26 @@ def words(app: App[Any]) -> list[str]:
     return ["".join(segment.text for segment in line) for line in app.screen._compositor.render_strips()]
 
 
+def seen(app: App[Any]) -> str:
+    """The screen as one text."""
+    return "\n".join(words(app))
+
+
+def in_one_line(app: App[Any]) -> str:
+    """The screen as words with a space between them, wherever its lines are broken."""
+    return " ".join(seen(app).split())
+
+
+def braille(app: App[Any]) -> int:
+    """How many cells show a part of a curve."""
+    return sum(0x2800 < ord(char) <= 0x28FF for char in seen(app))
+
+
+def footer_fits(app: App[Any]) -> bool:
+    """Whether every key of the last line is on the screen."""
+    return all(key.region.right <= app.size.width for key in app.screen.query("FooterKey"))
+
+
 async def check_picture(app: App[Any], name: str) -> None:
     """Compare the screen with the stored picture of this name, or store it where that is asked for.
 

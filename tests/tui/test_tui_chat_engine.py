@@ -21,10 +21,10 @@ from mlx_align_tui.screens.home import HomeScreen
 from mlx_align_tui.settings import TuiSettings
 from mlx_align_tui.widgets.answer import Answer
 from mlx_align_tui.widgets.bubble import Bubble
-from tests.tui.chatting import ask, chatting, said, save, seen, titles
+from tests.tui.chatting import ask, chatting, said, save, titles
 from tests.tui.conftest import DEADLINE, Engines, play, until
 from tests.tui.fake_engine import written
-from tests.tui.snapshots import check_picture, words
+from tests.tui.snapshots import check_picture, seen, words
 
 
 def test_escape_stops_then_leaves_the_line_then_the_screen(
@@ -67,7 +67,7 @@ def test_an_engine_that_dies_is_told_and_started_again(
             assert chat.order, "a question that is refused is no end"
             await ask(pilot, chat, "die")
             assert not chat.order
-            text = "\n".join(words(chat.app))
+            text = seen(chat.app)
             assert "SIGKILL" in text
             assert "out of memory" in text
             chat.app.clear_notifications()
@@ -113,17 +113,17 @@ def test_a_run_without_an_adapter_says_how_it_comes_to_one(
             pilot,
             chat,
         ):
-            await until(pilot, lambda: "saved no adapter yet" in seen(chat))
-            assert "resume it on the list of runs" in seen(chat)
+            await until(pilot, lambda: "saved no adapter yet" in seen(chat.app))
+            assert "resume it on the list of runs" in seen(chat.app)
             run = chat.run_directory
             with RunLock(run.lock) if running else nullcontext():
                 await pilot.press("f5")
                 wanted = "every 50 steps" if running else "resume it on the list of runs"
-                await until(pilot, lambda: wanted in seen(chat))
+                await until(pilot, lambda: wanted in seen(chat.app))
                 save(run, 50)
                 await pilot.press("f5")
                 await until(pilot, lambda: chat.order, "its first checkpoint answers")
-                assert "step 50 newest" in seen(chat)
+                assert "step 50 newest" in seen(chat.app)
 
     play(story())
 
@@ -155,7 +155,7 @@ def test_another_step_answers(root: Path, settings: TuiSettings, engines: Engine
             await ask(pilot, chat, "which")
             await pilot.press("ctrl+o")
             await until(pilot, lambda: isinstance(chat.app.screen, WeightsScreen))
-            assert "● step 40" in seen(chat)
+            assert "● step 40" in seen(chat.app)
             await check_picture(chat.app, "chat-weights-80x24-align-dark")
             await pilot.press("escape")
             assert len(processes) == 1, "it stays as it is"
@@ -171,7 +171,7 @@ def test_another_step_answers(root: Path, settings: TuiSettings, engines: Engine
             shutil.rmtree(chat.run_directory.path / "checkpoints" / "step-000060")
             await ask(pilot, chat, "die")
             await pilot.press("f5")
-            await until(pilot, lambda: "is not kept any more" in seen(chat))
+            await until(pilot, lambda: "is not kept any more" in seen(chat.app))
 
     play(story())
 

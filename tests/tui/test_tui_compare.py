@@ -30,7 +30,7 @@ from mlx_align_tui.widgets.choice import Choice
 from mlx_align_tui.widgets.curve_grid import CurveGrid
 from tests.tui.conftest import play, until
 from tests.tui.fake_engine import launcher, new_run, written
-from tests.tui.snapshots import SIZES, check_picture, words
+from tests.tui.snapshots import SIZES, check_picture, seen
 
 
 def change(run: RunDirectory, **sections: dict[str, object]) -> None:
@@ -56,10 +56,6 @@ async def opened(app: AlignApp, pilot: Pilot[None], runs: list[RunDirectory]) ->
     assert isinstance(screen, CompareScreen)
     await until(pilot, lambda: screen.sides)
     return screen
-
-
-def seen(app: AlignApp) -> str:
-    return "\n".join(words(app))
 
 
 def test_letters_go_on_after_z() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,19 +15,15 @@ from rich.text import Text
 from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
-from mlx_align import embedded
 from mlx_align.errors import AlignError, DataError
 from mlx_align_tui.app import AlignApp
-from mlx_align_tui.live.programs import Preview
 from mlx_align_tui.screens.data import DataScreen, Side
 from mlx_align_tui.screens.data_parts.mapping import Columns, Mapping
-from mlx_align_tui.screens.data_parts.survey import SHOWN_ROWS, Survey
-from mlx_align_tui.screens.data_parts.tokens import tokens_text
 from mlx_align_tui.settings import TuiSettings
 from mlx_align_tui.widgets.choice import Choice
-from mlx_align_tui.widgets.histogram import LengthPlot, bars, counts
+from mlx_align_tui.widgets.histogram import LengthPlot
 from tests.tui.conftest import play, until
-from tests.tui.snapshots import SIZES, check_picture, words
+from tests.tui.snapshots import SIZES, check_picture, in_one_line, seen, words
 
 ROWS = 40
 LENGTHS = [10 + (7 * number) % 50 for number in range(ROWS)]
@@ -116,7 +111,7 @@ async def opened(app: AlignApp, pilot: Pilot[None], *arguments: Any) -> DataScre
     return screen
 
 
-def text_of(screen: DataScreen, side: str) -> str:
+def tokens_of(screen: DataScreen, side: str) -> str:
     shown = screen.query_one(f"#{side} .tokens", Static).content
     assert isinstance(shown, Text)
     return shown.plain
@@ -132,23 +127,12 @@ def test_rows_are_gone_through_with_keys(scripted: type[Scripted], root: Path, f
             assert "1 unusable" in words(app)[0]
             for key, place in (("right", 1), ("l", 2), ("left", 1), ("end", 39), ("right", 39), ("home", 0)):
                 await pilot.press(key)
-                await until(pilot, lambda place=place: f"Question {place}:" in text_of(screen, "prompt"))  # type: ignore[misc]
-            assert f"row 1 of {ROWS}" in "\n".join(words(app))
-            assert "[b]why[/]" in text_of(screen, "prompt"), "what a file says is never markup"
-            assert text_of(screen, "rejected").startswith("␛[31mNo"), "nor a command to the terminal"
+                await until(pilot, lambda place=place: f"Question {place}:" in tokens_of(screen, "prompt"))  # type: ignore[misc]
+            assert f"row 1 of {ROWS}" in seen(app)
+            assert "[b]why[/]" in tokens_of(screen, "prompt"), "what a file says is never markup"
+            assert tokens_of(screen, "rejected").startswith("␛[31mNo"), "nor a command to the terminal"
 
     play(story())
-
-
-def test_scored_tokens_are_coloured_and_bounds_shown_or_not() -> None:
-    colours = {"success": "#00ff00", "quiet": "#808080", "panel": "#222222", "surface": "#111111"}
-    pieces = [("Yes", 1), (" 🙂\n", 3), ("<|im_end|>", 1)]
-    learnt = tokens_text(pieces, colours, front="success", bounds=True)
-    assert learnt.plain == "Yes 🙂↵\n<|im_end|>"
-    styles = [str(span.style) for span in learnt.spans if span.style]
-    assert styles == ["#00ff00 on #111111", "#00ff00 on #222222", "#00ff00 on #111111"]
-    read = tokens_text(pieces, colours, front="quiet", bounds=False)
-    assert {str(span.style) for span in read.spans if span.style} == {"#808080"}
 
 
 def test_a_finding_leads_to_its_row(scripted: type[Scripted], root: Path, file: Path) -> None:
@@ -158,11 +142,11 @@ def test_a_finding_leads_to_its_row(scripted: type[Scripted], root: Path, file: 
             screen = await opened(app, pilot, file)
             await pilot.press("2")
             await until(pilot, lambda: isinstance(screen.focused, OptionList))
-            shown = "\n".join(words(app))
+            shown = seen(app)
             assert "rows.jsonl:41, key 'chosen': the answer is empty" in shown
             assert "count double" in shown
             await pilot.press("end", "enter")
-            await until(pilot, lambda: "Question 30:" in text_of(screen, "prompt"))
+            await until(pilot, lambda: "Question 30:" in tokens_of(screen, "prompt"))
             await until(pilot, lambda: isinstance(screen.focused, Side))
 
     play(story())
@@ -180,13 +164,13 @@ def test_the_line_moves_and_says_how_many_rows_are_longer(
             plot = screen.query_one(LengthPlot)
             await pilot.press("3")
             await until(pilot, lambda: screen.focused is plot)
-            assert "every row fits" in "\n".join(words(app))
+            assert "every row fits" in seen(app)
             whole = np.array(LENGTHS) + np.array(LENGTHS) // 2 + 3
             await pilot.press("left", *["left"] * 25)
             await until(pilot, lambda: plot.limit == plot.high - 26)
             longer = int((whole > plot.limit).sum())
             assert 0 < longer < ROWS
-            assert f"{longer} of {ROWS} rows" in "\n".join(words(app))
+            assert f"{longer} of {ROWS} rows" in seen(app)
             before = plot.limit
             await pilot.press("right")
             await until(pilot, lambda: plot.limit == before + 1)
@@ -202,24 +186,6 @@ def test_the_line_moves_and_says_how_many_rows_are_longer(
     play(story())
 
 
-@pytest.mark.parametrize(("high", "columns"), [(100, 40), (40, 100), (64, 64), (1000, 7)])
-def test_a_histogram_loses_no_row(high: int, columns: int) -> None:
-    values = np.sort(np.random.default_rng(high).integers(0, high + 1, 500))
-    found = counts(values.tolist(), high, columns)
-    assert len(found) == columns
-    if high >= columns:
-        expected, _ = np.histogram(values, bins=columns, range=(0, high))
-        assert sum(found) == 500
-        assert np.abs(np.cumsum(found) - np.cumsum(expected)).max() <= 500 / columns + 10
-    else:
-        assert set(found) == set(np.bincount(np.minimum(values, high - 1), minlength=high).tolist())
-
-
-def test_bars_show_every_count_that_is_not_0() -> None:
-    assert bars([0, 1, 400, 800], 2) == ["   █", " ▁██"]
-    assert bars([0, 0], 1) == ["  "]
-
-
 def test_a_file_with_other_columns_is_copied_with_our_names(
     scripted: type[Scripted], root: Path, file: Path
 ) -> None:
@@ -232,14 +198,14 @@ def test_a_file_with_other_columns_is_copied_with_our_names(
             screen = await opened(app, pilot, file, "tiny-chat", "orpo", lambda *what: used.append(what))
             await pilot.press("4")
             await until(pilot, lambda: isinstance(screen.focused, Choice))
-            shown = "\n".join(words(app))
+            shown = seen(app)
             assert "rows.mapped.jsonl" in shown
             assert "Why [is] it?" in shown
             await pilot.press("left")  # no prompt: whole conversations have theirs inside
             mapping = screen.query_one(Mapping)
             await until(pilot, lambda: mapping.mapping == {"chosen": "better", "rejected": "worse"})
             await pilot.press("right", "tab", "right")
-            await until(pilot, lambda: "one column cannot stand for two" in "\n".join(words(app)))
+            await until(pilot, lambda: "one column cannot stand for two" in seen(app))
             assert screen.query_one("#write").disabled
             await pilot.press("left")
             await until(pilot, lambda: not screen.query_one("#write").disabled)
@@ -265,8 +231,8 @@ def test_data_that_cannot_be_read_says_why(scripted: type[Scripted], root: Path,
         app = AlignApp(root, settings=TuiSettings())
         async with app.run_test(size=(80, 24)) as pilot:
             screen = await opened(app, pilot, file)
-            await until(pilot, lambda: "byte 3 is not [b]UTF-8" in "\n".join(words(app)))
-            assert "Save it as UTF-8." in "\n".join(words(app))
+            await until(pilot, lambda: "byte 3 is not [b]UTF-8" in seen(app))
+            assert "Save it as UTF-8." in seen(app)
             await pilot.press("right", "t", "3", "left", "2", "enter")
             assert app.screen is screen
 
@@ -307,9 +273,9 @@ def test_columns_that_cannot_be_read_say_why(scripted: type[Scripted], root: Pat
             screen = app.screen
             assert isinstance(screen, DataScreen)
             screen.action_show("columns")
-            await until(pilot, lambda: "a list, not an object" in "\n".join(words(app)))
-            assert "[b]rows.jsonl:1" in "".join("".join(words(app)).split()), "it may be on two lines"
-            assert "jq -c" in "\n".join(words(app))
+            await until(pilot, lambda: "a list, not an object" in seen(app))
+            assert "[b]rows.jsonl:1" in seen(app).replace("\n", "").replace(" ", ""), "it may be on two lines"
+            assert "jq -c" in seen(app)
 
     play(story())
 
@@ -327,7 +293,7 @@ def test_a_preview_that_cannot_be_started_is_told(
         async with app.run_test(size=(80, 24)) as pilot:
             await pilot.pause()
             app.go("data", file)
-            await until(pilot, lambda: "temporarily unavailable" in "\n".join(words(app)))
+            await until(pilot, lambda: "temporarily unavailable" in seen(app))
             assert "cannot be read" in words(app)[0]
 
     play(story())
@@ -344,8 +310,8 @@ def test_texts_name_the_keys_that_are_bound(
         async with app.run_test(size=(80, 24)) as pilot:
             await pilot.pause()
             app.go("data", file)
-            await until(pilot, lambda: "Lint (x) says why" in " ".join(" ".join(words(app)).split()))
-            assert "Columns (F7)" in " ".join(" ".join(words(app)).split())
+            await until(pilot, lambda: "Lint (x) says why" in in_one_line(app))
+            assert "Columns (F7)" in in_one_line(app)
 
     play(story())
 
@@ -381,7 +347,7 @@ def test_moving_the_line_does_not_go_through_all_rows(
             await pilot.press("3")
             await until(pilot, lambda: screen.focused is plot)
             plot.show({"prompt": rows}, rows, 500)
-            await until(pilot, lambda: "median 497, longest 996 tokens" in "\n".join(words(app)))
+            await until(pilot, lambda: "median 497, longest 996 tokens" in seen(app))
             Counted.looks, before = 0, plot.beyond
             plot.action_move(-10)
             await pilot.pause()
@@ -389,16 +355,6 @@ def test_moving_the_line_does_not_go_through_all_rows(
             assert Counted.looks < len(rows) // 4
 
     play(story())
-
-
-def test_a_long_list_of_rows_is_cut_and_says_so() -> None:
-    names = [f"rows.jsonl:{number}" for number in range(200)]
-    survey = Survey(names, [1] * 200, [[1]] * 200, False, [{"message": "all", "rows": names}], [])
-    entries = survey.entries()
-    assert entries[0] == ("finding", "all", None)
-    assert entries[-1] == ("more", "and 150 more", None)
-    assert len(entries) == SHOWN_ROWS + 2
-    assert survey.titles == ("answer",)
 
 
 @pytest.mark.parametrize("theme", ["align-dark", "align-light"])
@@ -422,43 +378,6 @@ def test_data_pictures(scripted: type[Scripted], root: Path, file: Path, theme: 
     play(story())
 
 
-def test_a_real_preview_reads_rows_as_the_model_does() -> None:
-    preview = Preview(embedded.sample_for("pair"), embedded.TINY_CHAT, "orpo")
-    messages = preview.messages()
-    survey = next(Survey.of(message) for message in messages if message["type"] == "survey")
-    assert len(survey.names) == 1360, "training and held-out rows"
-    assert survey.faults == []
-    preview.ask(1200)
-    answer = next(messages)
-    assert sum(count for _, count in answer["prompt"]) == survey.prompts[1200]
-    assert [sum(count for _, count in pieces) for pieces in answer["answers"]] == survey.answers[1200]
-    first = json.loads((embedded.sample_for("pair") / "valid.jsonl").read_text().splitlines()[0])
-    assert first["prompt"] in "".join(piece for piece, _ in answer["prompt"])
-    assert "".join(piece for piece, _ in answer["answers"][0]).startswith(first["chosen"])
-    preview.close()
-    assert list(messages) == []
-
-
-def test_a_real_preview_of_nothing_is_an_error(tmp_path: Path) -> None:
-    preview = Preview(tmp_path / "none.jsonl", embedded.TINY_CHAT, "orpo")
-    with pytest.raises(DataError, match="no such file"):
-        list(preview.messages())
-
-
-@pytest.mark.parametrize("ended", [signal.SIGKILL, signal.SIGTERM])
-def test_a_preview_that_a_signal_ends_says_so(ended: signal.Signals) -> None:
-    preview = Preview(embedded.sample_for("pair"), embedded.TINY_CHAT, "orpo")
-    messages = preview.messages()
-    next(messages)
-    preview._process.send_signal(ended)
-    with pytest.raises(AlignError, match=f"killed by signal {int(ended)}"):
-        list(messages)
-    closed = Preview(embedded.sample_for("pair"), embedded.TINY_CHAT, "orpo")
-    closed.close()
-    assert list(closed.messages()) == [], "who closes it need not be told"
-    assert closed._process is None, "and it was not even started"
-
-
 def test_columns_may_hold_and_be_called_anything(
     scripted: type[Scripted], root: Path, tmp_path: Path
 ) -> None:
@@ -475,8 +394,8 @@ def test_columns_may_hold_and_be_called_anything(
             for column, sample in (("[/", "x" * 20), ("[B]", "␛]0;pwned␇"), ("a\\", "[$x")):
                 while choice.value != column:
                     choice.action_step(1)
-                await until(pilot, lambda sample=sample: sample in "\n".join(words(app)), sample)  # type: ignore[misc]
-                assert f"‹ {column}" in "\n".join(words(app))
-            assert "[X=1:2].jsonl" in "\n".join(words(app))
+                await until(pilot, lambda sample=sample: sample in seen(app), sample)  # type: ignore[misc]
+                assert f"‹ {column}" in seen(app)
+            assert "[X=1:2].jsonl" in seen(app)
 
     play(story())

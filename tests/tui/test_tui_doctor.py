@@ -29,7 +29,7 @@ from mlx_align_tui.screens.doctor.rebinding import RebindScreen
 from mlx_align_tui.screens.home import HomeScreen
 from mlx_align_tui.settings import TuiSettings
 from tests.tui.conftest import DEADLINE, play, until
-from tests.tui.snapshots import SIZES, check_picture, words
+from tests.tui.snapshots import SIZES, check_picture, seen
 
 FOUND = [
     Finding("mlx-align", "ok", "0.1.0"),
@@ -62,10 +62,6 @@ async def opened(app: AlignApp, pilot: Pilot[None]) -> DoctorScreen:
     assert isinstance(screen, DoctorScreen)
     await until(pilot, lambda: screen.findings and screen.keys_found and screen.places)
     return screen
-
-
-def seen(app: AlignApp) -> str:
-    return "\n".join(words(app))
 
 
 def point_at(screen: DoctorScreen, name: str) -> None:

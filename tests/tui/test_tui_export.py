@@ -37,7 +37,7 @@ from mlx_align_tui.widgets.targets import TargetsTable
 from tests.trained import trained_run
 from tests.tui.conftest import DEADLINE, is_gone, play, until
 from tests.tui.fake_engine import written
-from tests.tui.snapshots import SIZES, check_picture, words
+from tests.tui.snapshots import SIZES, check_picture, seen, words
 
 PROGRAM = Path(__file__).with_name("fake_export.py")
 WEIGHTS = Weights(parameters=596_000_000, stored=1_192_000_000, quantised=False, adapter=9_200_000)
@@ -181,7 +181,7 @@ def test_several_targets_one_after_the_other(
             await until(pilot, lambda: states(screen) == ["done", "done", "done"])
             assert [job.title for job in screen.jobs] == ["mlx", "gguf-adapter", "gguf"]
             assert screen.marked == []
-            text = "\n".join(words(screen.app))
+            text = seen(screen.app)
             for word in ("verified by llama.cpp", "3.1e-07", "0.013", "99.8%", "next: use gguf"):
                 assert word in text
             await pilot.press("y")

@@ -25,7 +25,7 @@ from mlx_align_tui.screens.new_run.fetching import FetchScreen, models_of
 from mlx_align_tui.settings import TuiSettings
 from tests.tui.conftest import DEADLINE, is_gone, play, until
 from tests.tui.fake_engine import launcher
-from tests.tui.snapshots import words
+from tests.tui.snapshots import in_one_line
 from tests.tui.test_tui_new_run import FITS, opened
 from tests.unit.hub.fake_hub import FakeHub, Repo, environment, reached
 
@@ -47,10 +47,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         server.flowing.set()
 
 
-def text(app: AlignApp) -> str:
-    return " ".join(" ".join(words(app)).split())
-
-
 async def chosen(app: AlignApp, pilot: Pilot[None], name: str) -> None:
     """Type a model's name, and go on with it."""
     screen = await opened(app, pilot)
@@ -70,10 +66,10 @@ def test_its_size_is_told_and_it_is_fetched_with_progress(
         async with app.run_test(size=(80, 24)) as pilot:
             await chosen(app, pilot, NAME)
             await until(pilot, lambda: isinstance(app.focused, Button) and app.focused.id == "fetch")
-            assert f"{size(whole.size)} in {len(whole.files)} files" in text(app)
+            assert f"{size(whole.size)} in {len(whole.files)} files" in in_one_line(app)
             assert not hub.sent, "it is asked first"
             await pilot.press("enter")
-            await until(pilot, lambda: " left" in text(app) and "%" in text(app))
+            await until(pilot, lambda: " left" in in_one_line(app) and "%" in in_one_line(app))
             hub.flowing.set()
             await until(pilot, lambda: not isinstance(app.screen, FetchScreen))
             assert not is_missing(NAME)
@@ -100,7 +96,7 @@ def test_a_no_fetches_nothing_and_a_launch_asks_again(
             await until(pilot, lambda: not isinstance(app.screen, FetchScreen))
             screen = app.screen
             screen.action_show("plan")  # type: ignore[attr-defined]
-            await until(pilot, lambda: "is not on this disk yet" in text(app))
+            await until(pilot, lambda: "is not on this disk yet" in in_one_line(app))
             for key in ("p", "ctrl+n"):
                 await pilot.press(key)
                 if key == "ctrl+n":
@@ -128,12 +124,12 @@ def test_it_is_stopped_and_goes_on_with_what_is_missing(
             await chosen(app, pilot, NAME)
             await until(pilot, lambda: isinstance(app.focused, Button) and app.focused.id == "fetch")
             await pilot.press("enter")
-            await until(pilot, lambda: " left" in text(app))
+            await until(pilot, lambda: " left" in in_one_line(app))
             await until(pilot, lambda: list(blobs.glob("*.incomplete")), "a part of a file")
             await pilot.press("escape")
             hub.flowing.set()
-            await until(pilot, lambda: "stopped" in text(app))
-            assert "fetching again goes on" in text(app)
+            await until(pilot, lambda: "stopped" in in_one_line(app))
+            assert "fetching again goes on" in in_one_line(app)
             assert not list(blobs.glob("*.incomplete"))
             assert is_missing(NAME)
             await pilot.press("right", "enter")
@@ -159,9 +155,9 @@ def test_a_wrong_name_and_no_network_are_told_with_what_to_do(
         app = AlignApp(root, settings=settings)
         async with app.run_test(size=(80, 24)) as pilot:
             await chosen(app, pilot, name)
-            await until(pilot, lambda: said in text(app))
-            assert "Check the spelling" in text(app) or "Connect once" in text(app)
-            assert "Try again" in text(app)
+            await until(pilot, lambda: said in in_one_line(app))
+            assert "Check the spelling" in in_one_line(app) or "Connect once" in in_one_line(app)
+            assert "Try again" in in_one_line(app)
 
     play(story())
 
@@ -178,8 +174,8 @@ def test_a_hub_that_cannot_be_asked_for_want_of_a_process_is_told(
         app = AlignApp(root, settings=settings)
         async with app.run_test(size=(80, 24)) as pilot:
             await chosen(app, pilot, NAME)
-            await until(pilot, lambda: "temporarily unavailable" in text(app))
-            assert "Try again" in text(app)
+            await until(pilot, lambda: "temporarily unavailable" in in_one_line(app))
+            assert "Try again" in in_one_line(app)
             await pilot.press("escape")
             await until(pilot, lambda: not isinstance(app.screen, FetchScreen))
 

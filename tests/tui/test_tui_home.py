@@ -19,7 +19,7 @@ from mlx_align_tui.settings import TuiSettings
 from mlx_align_tui.widgets.runs_table import RunsTable, widths_for
 from tests.tui.conftest import play, until
 from tests.tui.fake_engine import launcher, new_run, written
-from tests.tui.snapshots import SIZES, check_picture, words
+from tests.tui.snapshots import SIZES, check_picture, footer_fits, seen, words
 
 SCRIPTS = (("ok", "orpo"), ("nan", "dpo"), ("abort", "simpo"), ("ok", "grpo"), ("oom", "orpo"))
 
@@ -38,10 +38,6 @@ def home_of(app: AlignApp) -> HomeScreen:
 def cells(app: AlignApp) -> list[list[str]]:
     table = home_of(app).query_one(RunsTable)
     return [[cell.plain for cell in table.get_row_at(n)] for n in range(table.row_count)]
-
-
-def footer_fits(app: AlignApp) -> bool:
-    return all(key.region.right <= app.size.width for key in app.screen.query("FooterKey"))
 
 
 @pytest.mark.parametrize("total", [60, 78, 80, 100, 116, 120, 160, 240])
@@ -212,7 +208,7 @@ def test_the_demo_is_one_key_away(root: Path, settings: TuiSettings) -> None:
         async with app.run_test(size=(80, 24)) as pilot:
             home = home_of(app)
             await until(pilot, lambda: home.query_one("#empty").display)
-            text = "\n".join(words(app))
+            text = seen(app)
             assert "No runs here yet" in text
             assert "demo" in text
             await pilot.press("d")
@@ -238,7 +234,7 @@ def test_a_run_that_cannot_be_read(root: Path, settings: TuiSettings) -> None:
         async with app.run_test(size=(160, 45)) as pilot:
             await until(pilot, lambda: home_of(app).entries)
             assert "unreadable" in cells(app)[0][5]
-            assert "cannot be read" in "\n".join(words(app))
+            assert "cannot be read" in seen(app)
 
     play(story())
 

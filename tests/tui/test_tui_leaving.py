@@ -22,7 +22,7 @@ from mlx_align_tui.settings import TuiSettings
 from tests.tui.conftest import DEADLINE, play, until
 from tests.tui.conftest import Engines as ChatEngines
 from tests.tui.fake_engine import launcher, new_run, written
-from tests.tui.snapshots import words
+from tests.tui.snapshots import seen
 
 WORKING = """
 import asyncio, sys, threading
@@ -74,7 +74,7 @@ def test_a_run_that_is_being_prepared_is_asked_about_and_not_started_afterwards(
             for answer, leaves in (("n", False), ("y", True)):
                 await pilot.press("ctrl+q")
                 await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
-                assert "would not be started" in "\n".join(words(app))
+                assert "would not be started" in seen(app)
                 await pilot.press(answer)
                 await until(pilot, lambda leaves=leaves: app._exit or not leaves)  # type: ignore[misc]
                 assert bool(app._exit) is leaves

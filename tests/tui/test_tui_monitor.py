@@ -1,11 +1,7 @@
-"""Monitor: what it shows of runs that go well, badly, or stop talking, and every key of it."""
+"""Monitor: what it shows of a run, and every key of it."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,54 +9,24 @@ import pytest
 from rich.console import Console
 from textual.widgets import Log, Static, TabbedContent
 
-from mlx_align.engine.launch import ADVICE, Death
+from mlx_align.engine.launch import Death
 from mlx_align.events import Alert
 from mlx_align.run_state import History, RunState
-from mlx_align.runs import RunDirectory, RunLock
 from mlx_align_cli.display.facts import Pace
 from mlx_align_tui.app import AlignApp
-from mlx_align_tui.live import engines
-from mlx_align_tui.live.following import Tail
 from mlx_align_tui.live.health import Finding
 from mlx_align_tui.live.watching import Look
-from mlx_align_tui.screens.help import HelpScreen
-from mlx_align_tui.screens.monitor import MonitorScreen, texts
+from mlx_align_tui.screens.monitor import texts
 from mlx_align_tui.screens.monitor.plots import plots_of
-from mlx_align_tui.screens.quit import ConfirmScreen
 from mlx_align_tui.settings import TuiSettings
 from mlx_align_tui.widgets.curve import Curve, CurvePanel
 from mlx_align_tui.widgets.curve_grid import CurveGrid
-from tests.tui.conftest import DEADLINE, play, until
+from tests.tui.conftest import play, until
 from tests.tui.fake_engine import Fake, launcher, new_run, written
-from tests.tui.snapshots import SIZES, check_picture, words
+from tests.tui.monitoring import opened
+from tests.tui.snapshots import SIZES, braille, check_picture, footer_fits, seen, words
 
 USED = "used: at most 3.40 GB of 16.00 GB, 2.10 GB when last measured"
-
-
-async def opened(pilot, app: AlignApp, run: RunDirectory) -> MonitorScreen:  # type: ignore[no-untyped-def]
-    app.go("monitor", run)
-    await until(pilot, lambda: isinstance(app.screen, MonitorScreen) and app.screen.latest)
-    screen = app.screen
-    assert isinstance(screen, MonitorScreen)
-    return screen
-
-
-def text_of(app: AlignApp) -> str:
-    return "\n".join(words(app))
-
-
-def in_one_line(app: AlignApp) -> str:
-    """What is on the screen, wherever its lines are broken."""
-    return " ".join(text_of(app).split())
-
-
-def footer_fits(app: AlignApp) -> bool:
-    return all(key.region.right <= app.size.width for key in app.screen.query("FooterKey"))
-
-
-def braille(app: AlignApp) -> int:
-    """How many cells show a part of a curve."""
-    return sum(0x2800 < ord(char) <= 0x28FF for line in words(app) for char in line)
 
 
 def test_each_key_of_the_curves(root: Path, settings: TuiSettings) -> None:
@@ -160,46 +126,21 @@ def test_tabs(root: Path, settings: TuiSettings) -> None:
         async with app.run_test(size=(80, 24)) as pilot:
             screen = await opened(pilot, app, run)
             await pilot.press("2")
-            await until(pilot, lambda: "before training (step 0)" in text_of(app))
-            assert "cat name good is name" in text_of(app)
-            assert "How about Miso?" in text_of(app)
+            await until(pilot, lambda: "before training (step 0)" in seen(app))
+            assert "cat name good is name" in seen(app)
+            assert "How about Miso?" in seen(app)
             await pilot.press("3")
-            await until(pilot, lambda: "loading tiny-chat" in text_of(app))
+            await until(pilot, lambda: "loading tiny-chat" in seen(app))
             await pilot.press("4")
-            await until(pilot, lambda: "method.name" in text_of(app))
-            assert "planned: 2.94 GB of 16.00 GB (fits)" in text_of(app)
+            await until(pilot, lambda: "method.name" in seen(app))
+            assert "planned: 2.94 GB of 16.00 GB (fits)" in seen(app)
             await pilot.press("5")
-            await until(pilot, lambda: "few-held-out" in text_of(app))
-            assert "Try a smaller train.batch_size." in text_of(app)
+            await until(pilot, lambda: "few-held-out" in seen(app))
+            assert "Try a smaller train.batch_size." in seen(app)
             await pilot.press("L", "z", "space")
             assert not screen.view.log_scale, "keys of the curves rest while others are looked at"
             await pilot.press("1")
             assert screen.query_one(TabbedContent).active == "curves"
-
-    play(story())
-
-
-@pytest.mark.parametrize(
-    ("script", "condition", "says"),
-    [
-        ("ok", "finished", "healthy"),
-        ("nan", "failed", "5 updates in a row were not finite"),
-        ("oom", "failed", "out of memory"),
-        ("abort", "crashed", "ended without a last word"),
-    ],
-)
-def test_how_runs_end(root: Path, settings: TuiSettings, script: str, condition: str, says: str) -> None:
-    run = written(root, script, steps=80)
-
-    async def story() -> None:
-        app = AlignApp(root, settings=settings)
-        async with app.run_test(size=(100, 30)) as pilot:
-            screen = await opened(pilot, app, run)
-            await until(pilot, lambda: braille(app) > 50)
-            assert screen.latest is not None
-            assert screen.latest.condition == condition
-            await until(pilot, lambda: says in text_of(app))
-            assert condition in words(app)[1]
 
     play(story())
 
@@ -239,146 +180,6 @@ def test_a_running_run_is_followed_saved_and_stopped(root: Path, settings: TuiSe
     play(story())
 
 
-def test_an_engine_that_hangs_can_be_ended(root: Path, settings: TuiSettings) -> None:
-    run = new_run(root)
-    settings.keys = {"monitor.stop": "x"}
-
-    async def story() -> None:
-        app = AlignApp(root, settings=settings, launcher=launcher("hang", steps=20))
-        async with app.run_test(size=(80, 24)) as pilot:
-            app.engines.start(run)
-            screen = await opened(pilot, app, run)
-            await until(pilot, lambda: screen.latest.state.step == 10)  # type: ignore[union-attr]
-            told = screen.latest
-            await until(pilot, lambda: screen.latest is not told, "time goes on without news")
-            assert screen.latest.condition == "running"  # type: ignore[union-attr]
-            await pilot.press("x")
-            await until(pilot, lambda: run.control.requested("stop"))
-            told_of = "it saves a checkpoint and stops; x again asks whether to end it at once"
-            await until(pilot, lambda: [each.message for each in app._notifications] == [told_of])
-            for answer in ("n", "y"):
-                await pilot.press("x")
-                await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
-                question = str(app.screen.query_one(Static).render())
-                assert "Its last checkpoint stays, that of step 0; what came after it is lost." in question
-                assert run.is_running(), "it is not ended without a yes"
-                await pilot.press(answer)
-                await until(pilot, lambda: app.screen is screen)
-            await until(pilot, lambda: screen.latest.condition == "crashed")  # type: ignore[union-attr]
-            await until(
-                pilot, lambda: "the engine was killed after it had been asked to stop" in in_one_line(app)
-            )
-            assert "r goes on from the last checkpoint" in in_one_line(app)
-
-    play(story())
-
-
-def test_only_the_engine_that_was_asked_about_is_ended(root: Path, settings: TuiSettings) -> None:
-    run = new_run(root)
-
-    async def story() -> None:
-        app = AlignApp(root, settings=settings, launcher=launcher("hang", steps=20))
-        async with app.run_test(size=(80, 24)) as pilot:
-            app.engines.start(run)
-            screen = await opened(pilot, app, run)
-            await until(pilot, lambda: screen.latest.state.step == 10)  # type: ignore[union-attr]
-            asked = run.pid()
-            assert asked is not None
-            await pilot.press("s")
-            await until(pilot, lambda: run.control.requested("stop"))
-            await pilot.press("s")
-            await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
-            os.kill(asked, signal.SIGKILL)
-            await until(pilot, lambda: not run.is_running())
-            run.control.clear("stop")  # as `launch` does
-            app.engines.start(run)
-            await pilot.press("y")
-            await until(pilot, lambda: any("another engine" in note.message for note in app._notifications))
-            assert run.pid() not in (None, asked), "the one that has come meanwhile goes on"
-
-    play(story())
-
-
-def test_whether_to_end_it_is_not_asked_over_something_else(
-    root: Path, settings: TuiSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, known = written(root, "abort", steps=40), threading.Event()
-    monkeypatch.setattr(engines, "stop", lambda run: known.wait(DEADLINE) and 4711)
-
-    async def story() -> None:
-        app = AlignApp(root, settings=settings)
-        async with app.run_test(size=(80, 24)) as pilot:
-            with RunLock(run.lock):
-                screen = await opened(pilot, app, run)
-                await until(pilot, lambda: screen.latest.condition == "running")  # type: ignore[union-attr]
-                await pilot.press("s", "question_mark")
-                await until(pilot, lambda: isinstance(app.screen, HelpScreen))
-                known.set()
-                await until(pilot, lambda: not [one for one in app.workers if one.group == "stop"])
-                assert isinstance(app.screen, HelpScreen)
-                assert not any(isinstance(one, ConfirmScreen) for one in app.screen_stack)
-
-    play(story())
-
-
-@pytest.mark.parametrize("number", ADVICE, ids=lambda number: number.name)
-def test_a_run_that_is_killed(root: Path, settings: TuiSettings, number: signal.Signals) -> None:
-    run = new_run(root)
-
-    async def story() -> None:
-        app = AlignApp(root, settings=settings, launcher=launcher("slow"))
-        async with app.run_test(size=(80, 24)) as pilot:
-            app.engines.start(run)
-            screen = await opened(pilot, app, run)
-            await until(pilot, lambda: screen.latest.state.step > 0)  # type: ignore[union-attr]
-            app.settings.keys = {"monitor.resume": "R"}
-            pid = run.pid()
-            assert pid is not None
-            os.kill(pid, number)
-            await until(pilot, lambda: screen.latest.condition == "crashed")  # type: ignore[union-attr]
-            await until(pilot, lambda: app.engines.exit_code(run) == -number)
-            await until(pilot, lambda: f"ended by {number.name}" in text_of(app))
-            said = in_one_line(app)
-            assert ADVICE[number] in said, "all of it, in 80 columns"
-            assert "3 shows the log, R goes on from the last checkpoint." in said
-            await pilot.press("5")
-            await until(pilot, lambda: in_one_line(app).count(ADVICE[number]) == 2, "in the alerts too")
-            with RunLock(run.lock):  # an engine that was started elsewhere
-                pass
-            assert app.engines.exit_code(run) is None
-
-    play(story())
-
-
-def test_a_run_that_cannot_be_read_for_a_while(
-    root: Path, settings: TuiSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = written(root, steps=40)
-    broken: list[OSError] = []
-    real = Tail.read
-
-    def read(tail: Tail) -> str:
-        if broken:
-            raise broken[0]
-        return real(tail)
-
-    monkeypatch.setattr(Tail, "read", read)
-
-    async def story() -> None:
-        app = AlignApp(root, settings=settings)
-        async with app.run_test(size=(80, 24)) as pilot:
-            await opened(pilot, app, run)
-            await until(pilot, lambda: "finished" in words(app)[1])
-            broken.append(OSError(24, "Too many open files"))
-            await until(pilot, lambda: "the run cannot be read: Too many open files" in text_of(app))
-            assert "unreadable" in words(app)[1]
-            broken.clear()
-            await until(pilot, lambda: "finished" in words(app)[1])
-            assert "Too many" not in text_of(app)
-
-    play(story())
-
-
 def test_looks_that_come_too_fast_are_drawn_once(
     root: Path, settings: TuiSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,9 +198,9 @@ def test_looks_that_come_too_fast_are_drawn_once(
         async with app.run_test(size=(80, 24)) as pilot:
             screen = await opened(pilot, app, run)
             await pilot.press("5")
-            await until(pilot, lambda: "few-held-out" in text_of(app))
+            await until(pilot, lambda: "few-held-out" in seen(app))
             await pilot.press("2")
-            await until(pilot, lambda: "How about Miso?" in text_of(app))
+            await until(pilot, lambda: "How about Miso?" in seen(app))
             await pilot.pause()
             made.clear()
             assert screen.latest is not None
@@ -458,9 +259,9 @@ def test_memory_and_speed_are_seen_in_80_columns(root: Path, settings: TuiSettin
             for figure in ("step 1,200/1,200", "10:00:00 left", "12,345 tok/s", "3.40 GB"):
                 assert figure in words(app)[1]
             await pilot.press("4")
-            await until(pilot, lambda: USED in text_of(app))
-            assert "speed: 12,345 tok/s trained" in text_of(app)
-            assert ("1,875 tok/s sampled" in text_of(app)) == (method == "grpo")
+            await until(pilot, lambda: USED in seen(app))
+            assert "speed: 12,345 tok/s trained" in seen(app)
+            assert ("1,875 tok/s sampled" in seen(app)) == (method == "grpo")
 
     play(story())
 
@@ -482,21 +283,6 @@ def test_a_resume_takes_back_what_it_repeats(root: Path, settings: TuiSettings) 
     play(story())
 
 
-def test_a_run_that_is_removed_while_it_is_watched(root: Path, settings: TuiSettings) -> None:
-    run = written(root, steps=40)
-
-    async def story() -> None:
-        app = AlignApp(root, settings=settings)
-        async with app.run_test(size=(80, 24)) as pilot:
-            await opened(pilot, app, run)
-            shutil.rmtree(run.path)
-            await pilot.press("4")
-            await until(pilot, lambda: app._notifications, "it is told")
-            await pilot.press("escape")
-
-    play(story())
-
-
 def test_text_of_a_model_is_shown_as_it_is(root: Path, settings: TuiSettings) -> None:
     """Neither markup nor control characters of a model reach the terminal."""
     run = new_run(root)
@@ -510,9 +296,9 @@ def test_text_of_a_model_is_shown_as_it_is(root: Path, settings: TuiSettings) ->
         async with app.run_test(size=(100, 30)) as pilot:
             screen = await opened(pilot, app, run)
             await pilot.press("2")
-            await until(pilot, lambda: "[bold red]no[/] ␛[31mred" in text_of(app))
+            await until(pilot, lambda: "[bold red]no[/] ␛[31mred" in seen(app))
             await pilot.press("3")
-            await until(pilot, lambda: "[/not markup] ␛[2J gone" in text_of(app))
+            await until(pilot, lambda: "[/not markup] ␛[2J gone" in seen(app))
             assert screen.query_one(Log).line_count >= 1
 
     play(story())

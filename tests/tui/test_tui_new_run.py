@@ -30,7 +30,7 @@ from mlx_align_tui.widgets.choice import Choice
 from mlx_align_tui.widgets.path_picker import PathPicker
 from tests.tui.conftest import play, until
 from tests.tui.fake_engine import launcher
-from tests.tui.snapshots import SIZES, check_picture, words
+from tests.tui.snapshots import SIZES, check_picture, seen, words
 
 FITS = Fit("fits", 48_000_000, 16_000_000_000, {"weights": 40_000_000, "work": 8_000_000}, "backward")
 WONT = Fit(
@@ -98,7 +98,7 @@ def test_from_the_model_to_a_run_that_trains_with_keys_only(
             field = await reach(pilot, screen, "optim.lr")
             await pilot.press("0")
             await until(pilot, lambda: field.has_class("-wrong"))
-            assert "greater than 0" in "\n".join(words(app)), "the error stands at its field"
+            assert "greater than 0" in seen(app), "the error stands at its field"
             assert screen.resolved is None
             await pilot.press("backspace", *"2e-4")
             await until(pilot, lambda: screen.resolved is not None)
@@ -235,11 +235,11 @@ def test_the_command_is_copied_and_the_file_saved_once(
             await pilot.press("f4")
             await until(pilot, lambda: isinstance(app.screen, AskNameScreen))
             await pilot.press("enter")
-            await until(pilot, lambda: "already" in "\n".join(words(app)))
+            await until(pilot, lambda: "already" in seen(app))
             await pilot.press("end", *(["backspace"] * 20), "enter")
-            await until(pilot, lambda: "type a name" in "\n".join(words(app)))
+            await until(pilot, lambda: "type a name" in seen(app))
             await pilot.press(*"no/o.toml", "enter")
-            await until(pilot, lambda: "there is no folder no" in "\n".join(words(app)))
+            await until(pilot, lambda: "there is no folder no" in seen(app))
             await pilot.press("escape")
             await until(pilot, lambda: app.screen is screen)
             assert (tmp_path / "orpo.toml").read_text() == before
@@ -266,10 +266,10 @@ def test_a_reward_with_options_is_chosen_with_keys_only(
             await until(pilot, lambda: target.display and target.has_class("-wrong"))
             assert screen.resolved is None
             await pilot.press("down")
-            await until(pilot, lambda: "target *" in "\n".join(words(app)))
-            await until(pilot, lambda: "✘ must be set" in "\n".join(words(app)))
+            await until(pilot, lambda: "target *" in seen(app))
+            await until(pilot, lambda: "✘ must be set" in seen(app))
             await pilot.press(*"many")
-            await until(pilot, lambda: "must be a whole number" in "\n".join(words(app)))
+            await until(pilot, lambda: "must be a whole number" in seen(app))
             await pilot.press(*(["backspace"] * 4), *"20", "down", *"5")
             await until(pilot, lambda: screen.resolved is not None)
             await pilot.press("down", "right")
@@ -304,7 +304,7 @@ def test_a_function_of_ones_own_is_found(
             await pilot.press("1")
             await reach(pilot, screen, "rewards.python.function")
             await pilot.press("ctrl+o")
-            await until(pilot, lambda: "mine.py" in "\n".join(words(app)))
+            await until(pilot, lambda: "mine.py" in seen(app))
             await pilot.press("down", "space")
             await until(pilot, lambda: screen.resolved is not None)
             assert screen.resolved is not None
@@ -340,8 +340,8 @@ def test_a_file_is_found_in_the_browser(
             field.focus()
             field.value = str(tmp_path / "sets")
             await pilot.press("enter")
-            await until(pilot, lambda: "mine" in "\n".join(words(app)))
-            assert "notes.txt" not in "\n".join(words(app))
+            await until(pilot, lambda: "mine" in seen(app))
+            assert "notes.txt" not in seen(app)
             await until(pilot, lambda: isinstance(app.focused, DirectoryTree))
             await pilot.press("down", "space")
             await until(pilot, lambda: screen.draft.data == str(folder))

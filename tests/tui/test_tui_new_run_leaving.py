@@ -24,7 +24,7 @@ from mlx_align_tui.screens.quit import ConfirmScreen
 from mlx_align_tui.settings import TuiSettings
 from tests.tui.conftest import play, until
 from tests.tui.fake_engine import launcher, written
-from tests.tui.snapshots import words
+from tests.tui.snapshots import in_one_line
 from tests.tui.test_tui_new_run import FITS, opened, reach
 
 
@@ -62,7 +62,7 @@ async def answered(app: AlignApp, pilot: Pilot[None], answer: str, said: str) ->
     """Press Escape, and answer the question that comes."""
     await pilot.press("escape")
     await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
-    assert said in " ".join(" ".join(words(app)).split())
+    assert said in in_one_line(app)
     await pilot.press(answer)
     await until(pilot, lambda: not isinstance(app.screen, ConfirmScreen))
 

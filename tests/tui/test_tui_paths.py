@@ -20,7 +20,7 @@ from mlx_align_tui.screens.new_run.saving import AskNameScreen
 from mlx_align_tui.settings import TuiSettings
 from mlx_align_tui.widgets.path_picker import PathPicker, is_data, is_model, is_python
 from tests.tui.conftest import play, until
-from tests.tui.snapshots import words
+from tests.tui.snapshots import seen, words
 from tests.tui.test_tui_new_run import FITS, opened
 
 NOBODY = "~nobody-of-this-name/x"
@@ -94,7 +94,7 @@ def test_a_folder_that_may_not_be_entered_is_not_chosen(
         async with app.run_test(size=(80, 24)) as pilot:
             await until(pilot, lambda: isinstance(app.screen, HomeScreen))
             app.push_screen(PathPicker("Choose", "a folder", Path.cwd(), wanted))
-            await until(pilot, lambda: "forbidden" in "\n".join(words(app)))
+            await until(pilot, lambda: "forbidden" in seen(app))
             tree = app.screen.query_one(DirectoryTree)
             await pilot.press("down")
             await until(pilot, lambda: tree.cursor_node and tree.cursor_node.data.path == forbidden)

@@ -32,7 +32,7 @@ from mlx_align_tui.widgets.choice import Choice
 from tests.tui.awkward import started, write
 from tests.tui.conftest import play, until
 from tests.tui.fake_engine import written
-from tests.tui.snapshots import words
+from tests.tui.snapshots import seen, words
 
 ORDER = "\x1b]0;pwned\x07"
 """Gives the terminal another title."""
@@ -140,7 +140,7 @@ def test_a_model_may_be_called_anything(root: Path, settings: TuiSettings) -> No
                 await until(pilot, lambda text=text: screen.draft.model == text)  # type: ignore[misc]
                 screen.action_show("launch")
                 wanted = f"model    {in_markup(text)}".rstrip()
-                await until(pilot, lambda wanted=wanted: wanted in "\n".join(words(app)), wanted)  # type: ignore[misc]
+                await until(pilot, lambda wanted=wanted: wanted in seen(app), wanted)  # type: ignore[misc]
                 assert harmless(app)
 
     play(story())
@@ -153,8 +153,8 @@ def test_an_error_may_say_anything(root: Path, settings: TuiSettings, text: str)
         async with app.run_test(size=(80, 24), notifications=True) as pilot:
             await pilot.pause()
             app.tell(AlignError(f"no model '{text}'", where=text, hint=text))
-            await until(pilot, lambda: f"no model '{clean(text)}'" in "\n".join(words(app)))
-            assert f"at {clean(text)}" in "\n".join(words(app))
+            await until(pilot, lambda: f"no model '{clean(text)}'" in seen(app))
+            assert f"at {clean(text)}" in seen(app)
             assert harmless(app)
             await pilot.press("ctrl+q")
             await until(pilot, lambda: app._exit)
@@ -173,7 +173,7 @@ def test_a_run_may_be_called_anything(root: Path, settings: TuiSettings) -> None
             await pilot.press("ctrl+p")
             await until(pilot, lambda: isinstance(app.screen, CommandPalette))
             await pilot.press(*"x=1:2]monitor")
-            await until(pilot, lambda: f"{clean(name)}: Monitor" in "\n".join(words(app)))
+            await until(pilot, lambda: f"{clean(name)}: Monitor" in seen(app))
             assert harmless(app)
             await pilot.press("escape")
             await until(pilot, lambda: isinstance(app.screen, HomeScreen))
@@ -195,7 +195,7 @@ def test_the_folder_of_runs_may_be_called_anything(
     async def story() -> None:
         app = AlignApp(Path("[X=1:2]") / "[", settings=settings)
         async with app.run_test(size=(80, 24)) as pilot:
-            await until(pilot, lambda: "[X=1:2]/[" in "\n".join(words(app)))
+            await until(pilot, lambda: "[X=1:2]/[" in seen(app))
 
     play(story())
 
@@ -209,7 +209,7 @@ def test_what_a_run_says_of_itself_orders_nothing(root: Path, settings: TuiSetti
         app = AlignApp(root, settings=settings)
         async with app.run_test(size=size) as pilot:
             await until(pilot, lambda: isinstance(app.screen, HomeScreen) and app.screen.entries)
-            await until(pilot, lambda: f"m{SEEN}"[:8] in "\n".join(words(app)))
+            await until(pilot, lambda: f"m{SEEN}"[:8] in seen(app))
             assert harmless(app)
 
     play(story())
@@ -225,12 +225,12 @@ def test_files_and_what_is_pasted_order_nothing(root: Path, settings: TuiSetting
         async with app.run_test(size=(80, 24)) as pilot:
             screen = await new_run(app, pilot)
             screen.query_one("#model Input", Input).value = f"m{ORDER}"
-            await until(pilot, lambda: "m]0;pwned" in "\n".join(words(app)))
+            await until(pilot, lambda: "m]0;pwned" in seen(app))
             assert harmless(app)
             await pilot.press("b")
             await until(pilot, lambda: app.screen.query(DirectoryTree))
-            await until(pilot, lambda: "rows]0;pwned" in "\n".join(words(app)))
-            assert "rows�" in "\n".join(words(app))
+            await until(pilot, lambda: "rows]0;pwned" in seen(app))
+            assert "rows�" in seen(app)
             assert harmless(app)
 
     play(story())

@@ -7,8 +7,6 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,35 +75,12 @@ def test_an_engine_that_dies_before_its_first_word(tmp_path: Path) -> None:
         list(Engine(run, process, reader).events())
 
 
-LOCKED = """
-import signal, sys
-from pathlib import Path
-from mlx_align.runs import RunLock
-with RunLock(Path(sys.argv[1])):
-    print("held", flush=True)
-    signal.pause()
-"""
-
-
-@contextmanager
-def holder_of(run: RunDirectory, *, leads: bool = True) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that holds a run's lock and hears nothing, as an engine that hangs does."""
-    command = [sys.executable, "-c", LOCKED, str(run.lock)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=leads) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
 @pytest.mark.parametrize("leads", [True, False], ids=["by-launch", "by-hand"])
 def test_an_engine_that_hangs_is_killed_whoever_started_it(tmp_path: Path, leads: bool) -> None:
     run = support.new_run(tmp_path / "runs")
     with pytest.raises(UsageError, match="is not running"):
         kill(run, run.pid())
-    with holder_of(run, leads=leads) as process:
+    with support.lock_holder(run.lock, leads=leads) as process:
         kill(run, run.pid())
         assert process.wait() == -signal.SIGKILL
     assert not run.is_running()
@@ -117,7 +92,7 @@ def test_an_engine_that_hangs_is_killed_whoever_started_it(tmp_path: Path, leads
 
 def test_an_engine_that_has_come_meanwhile_is_not_killed(tmp_path: Path) -> None:
     run = support.new_run(tmp_path / "runs")
-    with holder_of(run) as process:
+    with support.lock_holder(run.lock) as process:
         with pytest.raises(UsageError, match="another engine works on the run"):
             kill(run, process.pid + 1)
         assert process.poll() is None
@@ -135,7 +110,7 @@ def test_an_engine_that_has_come_meanwhile_is_not_killed(tmp_path: Path) -> None
 def test_an_engine_that_cannot_be_killed_from_here_is_told_why(tmp_path: Path, held: str, why: str) -> None:
     """Over a network disk the lock is seen, and its process id is somebody else's here."""
     run = support.new_run(tmp_path / "runs")
-    with holder_of(run) as process:
+    with support.lock_holder(run.lock) as process:
         run.lock.write_text(held.format(pid=process.pid))
         with pytest.raises(UsageError, match=why):
             kill(run, run.pid())

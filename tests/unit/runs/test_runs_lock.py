@@ -5,38 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from mlx_align.errors import UsageError
 from mlx_align.runs.lock import Holder, RunLock, holder, is_held
-
-HOLDER = """
-import sys
-from pathlib import Path
-from mlx_align.runs.lock import RunLock
-with RunLock(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def another_process(path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that holds the lock until its standard input is closed."""
-    command = [sys.executable, "-c", HOLDER, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
-        try:
-            yield process
-        finally:
-            process.kill()
+from tests import support
 
 
 def enter(path: Path) -> None:
@@ -76,7 +51,7 @@ def test_an_error_inside_frees_it(tmp_path: Path) -> None:
 
 def test_a_killed_holder_frees_it(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with another_process(path) as process:
+    with support.lock_holder(path) as process:
         assert holder(path) == Holder(process.pid, platform.node())
         with pytest.raises(UsageError):
             enter(path)
