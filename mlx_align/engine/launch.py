@@ -26,7 +26,7 @@ TERMINAL = (RunFinished, RunStopped, RunFailed)
 ADVICE = {
     signal.SIGABRT: "A GPU watchdog or a failed allocation does this: try shorter sequences "
     "(data.max_length) or smaller batches, keep the display off and the Mac awake (`caffeinate -i`), or set "
-    "AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1, which asks macOS to be patient.",
+    "AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1.",
     signal.SIGKILL: "The system may have run out of memory: try smaller batches.",
     signal.SIGTERM: "It was still waiting for the other ranks.",
     signal.SIGALRM: "The other ranks did not come.",

@@ -23,7 +23,7 @@ from mlx_align_tui.screens.compare.reading import (
     measures_of,
     title_of,
 )
-from mlx_align_tui.screens.compare.tables import difference_rows, measure_rows, notes
+from mlx_align_tui.screens.compare.tables import caution, difference_rows, measure_rows, notes
 from mlx_align_tui.screens.home import HomeScreen
 from mlx_align_tui.settings import TuiSettings
 from mlx_align_tui.widgets.choice import Choice
@@ -82,6 +82,11 @@ def test_losses_of_two_methods_are_not_ranked(root: Path) -> None:
     assert rows["loss"].best == rows["margin"].best == ()
     assert rows["accuracy"].best == (1,), "a share of right answers means the same everywhere"
     assert "dpo, orpo measure different things" in notes(sides)[0]
+    for source, key in measures_of(sides):
+        differs = key in ("loss", "margin", "chosen_reward", "rejected_reward")
+        said = "dpo, orpo measure it differently" if differs else ""
+        assert caution(sides, (source, key)) == said
+        assert caution(sides[:1], (source, key)) == ""
 
 
 def test_other_data_is_said(root: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -168,11 +169,12 @@ def test_every_screen_can_be_left(
 def test_a_run_is_started_once(root: Path) -> None:
     run, started, go_on = new_run(root), threading.Event(), threading.Event()
 
-    def slowly(run: RunDirectory) -> None:
+    def slowly(run: RunDirectory) -> Any:
         started.set()
         go_on.wait()
+        return SimpleNamespace(process=SimpleNamespace(pid=4711, poll=lambda: None))
 
-    engines = Engines(slowly)  # type: ignore[arg-type]
+    engines = Engines(slowly)
     thread = threading.Thread(target=engines.start, args=[run])
     thread.start()
     started.wait()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 from textual.widgets import Static
 
-from mlx_align.engine.launch import ADVICE
-from mlx_align.runs import RunLock
+from mlx_align.engine.launch import ADVICE, Engine
+from mlx_align.runs import EventReader, RunDirectory, RunLock
 from mlx_align_tui.app import AlignApp
 from mlx_align_tui.live import engines
 from mlx_align_tui.live.following import Tail
@@ -201,5 +203,29 @@ def test_a_run_that_is_removed_while_it_is_watched(root: Path, settings: TuiSett
             await pilot.press("4")
             await until(pilot, lambda: app._notifications, "it is told")
             await pilot.press("escape")
+
+    play(story())
+
+
+@pytest.mark.parametrize("script", [None, "oom"], ids=["new", "resumed"])
+def test_an_engine_that_dies_before_it_begins(root: Path, settings: TuiSettings, script: str | None) -> None:
+    """Its run's events tell nothing of it, and would be waited for in vain."""
+    run = written(root, script, steps=40) if script else new_run(root)
+
+    def die(run: RunDirectory) -> Engine:
+        process = subprocess.Popen([sys.executable, "-c", "import os; os.abort()"])
+        process.wait()
+        return Engine(run, process, EventReader(run.events))
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings, launcher=die)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await opened(pilot, app, run)
+            await pilot.press("r")
+            await until(pilot, lambda: app._notifications)
+            said = "".join(note.message for note in app._notifications)
+            assert "ended by SIGABRT, before it could begin" in said
+            assert ADVICE[signal.SIGABRT] in said
+            assert f"at {run.log}" in said
 
     play(story())

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mlx_align.paths import typed_new
 from mlx_align_cli import naming, options
 from mlx_align_cli.opening import open_here
 
@@ -37,11 +38,12 @@ def report(
     """
     from mlx_align.report import page, write
 
+    place = None if out is None or str(out) == "-" else typed_new(str(out), "--out")
     directory = naming.find_run(runs_dir, run)
     if str(out) == "-":
         sys.stdout.write(page(directory))
         return
-    path = out or directory.path / NAME
+    path = place or directory.path / NAME
     write(directory, path)
     print(naming.short_path(path))
     if open_ and not open_here(path):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from mlx_align.errors import UsageError
+from mlx_align.errors import AlignError, UsageError
 from mlx_align.runs import CHECKPOINT, STOP, RunDirectory
 
 
@@ -79,6 +79,7 @@ class Engines:
 
         Raises:
             UsageError: an engine works on the run already, the run has finished, or the program was left.
+            AlignError: the engine ended before it could write of it in the run's events.
         """
         if run.summary().get("status") == "finished":
             raise UsageError(
@@ -98,6 +99,7 @@ class Engines:
         finally:
             with self._lock:
                 del self._starting[run.name]
+        _check_begun(run, engine.process)
 
     def close(self) -> None:
         """Start nothing more."""
@@ -118,6 +120,17 @@ class Engines:
         if started is None or started[1].process.pid != run.last_pid():
             return None
         return started[1].process.poll()
+
+
+def _check_begun(run: RunDirectory, process: Process) -> None:
+    """Raise AlignError if an engine has ended without the run's lock: the events tell nothing of it."""
+    code = process.poll()
+    if code is None or process.pid == run.last_pid():
+        return
+    from mlx_align.engine.launch import death
+
+    how = death(run, code)
+    raise AlignError(f"{how.message}, before it could begin", where=str(run.log), hint=how.advice or None)
 
 
 def stop(run: RunDirectory) -> int | None:

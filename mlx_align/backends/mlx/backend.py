@@ -20,6 +20,7 @@ from mlx_align.backends.mlx.memory import cache_limit, memory_of
 from mlx_align.backends.mlx.policy import MlxPolicy
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
 from mlx_align.errors import UsageError
+from mlx_align.paths import typed
 
 MEMORY_SHARE = 0.95
 """Above this share of what the device can give, MLX waits for running work to end before it allocates. The
@@ -91,7 +92,7 @@ class MlxBackend:
         """Load a model folder and put an adapter on it."""
         base = self._load(model)
         if adapter.start is not None:
-            facts = adapters.attach_saved(base, Path(adapter.start).expanduser())
+            facts = adapters.attach_saved(base, typed(adapter.start))
         else:
             facts = adapters.attach_new(base, adapter, seed)
         return self._policy(base, facts, optim)

@@ -19,6 +19,7 @@ from mlx_align.backends.torch.memory import memory_use
 from mlx_align.backends.torch.policy import TorchPolicy
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
 from mlx_align.errors import UsageError
+from mlx_align.paths import typed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -73,7 +74,7 @@ class TorchBackend:
         if self._checkpointing == "layers":
             _checkpoint_layers(base)
         if adapter.start is not None:
-            attached = adapters.attach_saved(base, Path(adapter.start).expanduser())
+            attached = adapters.attach_saved(base, typed(adapter.start))
         else:
             attached = adapters.attach_new(base, adapter, seed)
         return TorchPolicy(base, attached, optim, self.memory)

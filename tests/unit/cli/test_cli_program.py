@@ -215,6 +215,7 @@ def test_errors_too_say_what_works_here(cli, monkeypatch, root: Path):
         ("import", NOBODY, "--base", "tiny-chat"),
         ("import", ".", "--base", "tiny-chat", "--out", NOBODY),
         ("export", "last", "--to", "mlx", "--out", NOBODY),
+        ("report", "last", "--out", NOBODY),
         ("orpo", "--set", f"runs.dir={NOBODY}"),
     ],
 )

@@ -86,6 +86,7 @@ class CompareScreen(ViewingScreen):
                 with Horizontal(id="chooser"):
                     yield Static("measure", id="chooser-name")
                     yield Choice((), "none yet", id="measure")
+                    yield Static(id="chooser-caution")
                 yield CurveGrid(id="grid")
             with TabPane("2 measures", id="measures"), VerticalScroll(can_focus=True):
                 yield Static(id="measures-text", classes="page")
@@ -142,6 +143,8 @@ class CompareScreen(ViewingScreen):
     async def _show_curves(self) -> None:
         grid, measure = self.query_one(CurveGrid), self.measure
         title = title_of(measure) if measure else ""
+        said = tables.caution(self.sides, measure) if measure else ""
+        self.query_one("#chooser-caution", Static).update(said)
         await grid.have({title: ""}, 1)
         lines = [
             Line(

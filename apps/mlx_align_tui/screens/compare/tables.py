@@ -14,7 +14,7 @@ from rich.text import Text
 from mlx_align_cli.display.facts import labels, measured, pace, shown_eval, total_steps
 from mlx_align_cli.display.listing import short_name, value_text
 from mlx_align_cli.display.text import UNKNOWN, clean, duration, metric, one_line, size
-from mlx_align_tui.screens.compare.reading import Side
+from mlx_align_tui.screens.compare.reading import Measure, Side
 from mlx_align_tui.widgets.badge import colour, sign
 
 Variables = Mapping[str, str]
@@ -23,7 +23,7 @@ LEAST, KEY = 13, 24
 HIGHER = ("reward", "exact", "accuracy", "margin", "chosen_reward")
 LOWER = ("loss", "truncated", "no_signal")
 """Measures of which more or less is better; of the others neither is."""
-OF_A_METHOD = ("loss", "margin", "chosen_reward")
+OF_A_METHOD = ("loss", "margin", "chosen_reward", "rejected_reward")
 """Measures that mean another thing in another method: they are not ranked across methods."""
 BEST = "★"
 
@@ -113,15 +113,26 @@ def _costs(sides: Sequence[Side]) -> list[Row]:
 def notes(sides: Sequence[Side]) -> list[str]:
     """What keeps figures from being compared."""
     found = []
-    methods = {side.method for side in sides if side.method}
+    methods = _methods(sides)
     if len(methods) > 1:
-        found.append(
-            f"Losses and margins of {', '.join(sorted(methods))} measure different things: no best is marked."
-        )
+        different = f"Losses and margins of {', '.join(methods)} measure different things"
+        found.append(f"{different}: no best is marked.")
     prints = {side.env.get("data_fingerprint") or side.env.get("data") for side in sides if side.env}
     if len(prints) > 1:
         found.append("They learn from different data, so they are measured on different held-out rows.")
     return found
+
+
+def caution(sides: Sequence[Side], measure: Measure) -> str:
+    """What keeps the curves of a measure from being compared, "" where nothing does."""
+    methods = _methods([side for side in sides if measure in side.curves])
+    if measure[1] not in OF_A_METHOD or len(methods) < 2:
+        return ""
+    return f"{', '.join(methods)} measure it differently"
+
+
+def _methods(sides: Sequence[Side]) -> list[str]:
+    return sorted({side.method for side in sides if side.method})
 
 
 def difference_rows(sides: Sequence[Side]) -> list[Row]:
