@@ -7,7 +7,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 OS     := $(shell uname -s)
-DEVICE ?= cpu
+# The MLX that an environment was made with stays its own: another one would overwrite it without a word.
+MADE   := $(firstword $(patsubst $(VENV)/.run-%,%,$(wildcard $(VENV)/.run-*)))
+DEVICE ?= $(or $(MADE),cpu)
 
 ifeq ($(OS),Darwin)
   RUN_EXTRAS := [tui]
@@ -17,9 +19,9 @@ else
   DEV_EXTRAS := [$(DEVICE),dev,torch,tui,serve]
 endif
 
-# uv where there is one, else venv and pip.
+# uv where there is one (it finds a Python, or fetches one, unless one is named), else venv and pip.
 ifneq ($(shell command -v uv 2>/dev/null),)
-  MAKE_VENV := uv venv --seed --quiet --python "$(PYTHON)" $(VENV)
+  MAKE_VENV := uv venv --seed --quiet --python "$(if $(filter file,$(origin PYTHON)),>=3.11,$(PYTHON))" $(VENV)
   INSTALL   := uv pip install --quiet --python $(BIN)/python
 else
   MAKE_VENV := $(PYTHON) -m venv $(VENV)
@@ -32,16 +34,22 @@ help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "mlx-align needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	$(MAKE_VENV)
+	$(MAKE_VENV) || { rm -rf $(VENV); exit 1; }
+	@$@ -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { rm -rf $(VENV); \
+	    echo "mlx-align needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
 
-$(VENV)/.run-$(DEVICE): $(BIN)/python pyproject.toml
+.PHONY: one-device
+one-device:
+	@test "$(or $(MADE),$(DEVICE))" = "$(DEVICE)" || \
+	  { echo "$(VENV) has the MLX of DEVICE=$(MADE), which that of $(DEVICE) would overwrite: make clean first"; exit 1; }
+
+$(VENV)/.run-$(DEVICE): $(BIN)/python pyproject.toml | one-device
 	@echo "installing (about a minute) ..."
 	$(INSTALL) -e '.$(RUN_EXTRAS)'
 	@rm -f $(VENV)/.run-* $(VENV)/.dev-* && touch $@
 
-$(VENV)/.dev-$(DEVICE): $(BIN)/python pyproject.toml
+$(VENV)/.dev-$(DEVICE): $(BIN)/python pyproject.toml | one-device
 	@echo "installing (some minutes) ..."
 	$(INSTALL) -e '.$(DEV_EXTRAS)'
 	@rm -f $(VENV)/.run-* $(VENV)/.dev-* && touch $@ $(VENV)/.run-$(DEVICE)
