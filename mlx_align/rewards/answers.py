@@ -1,10 +1,11 @@
-"""Finding the answer in a completion, for the rewards that compare it with the row's."""
+"""Finding the answer in a completion, for the rewards that look at no more than that."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from mlx_align.data.answers import FORMS, Form, after_thought
+from mlx_align.rewards.base import Sampled
 
 Extract = Form | Literal["auto", "whole"]
 """Where to look: in one form (see `data.answers`), in the first of them that is there and else in the whole
@@ -13,12 +14,25 @@ text ("auto"), or always in the whole text."""
 EXTRACT = "where the answer stands: boxed, hash, tag, stated, whole, or auto for the first of these"
 
 
-def find_answer(completion: str, extract: Extract) -> tuple[str, Form | None] | None:
-    """The part of a completion that is its answer, and the form it has; None for the whole text.
+def with_opened(sampled: Sampled, tag: str) -> str:
+    """The completion, begun with <tag> where the prompt has opened it already, as some chat templates do."""
+    opened = f"<{tag}>"
+    text = sampled.completion
+    if sampled.prompt.rstrip().endswith(opened) and not text.lstrip().startswith(opened):
+        return opened + text
+    return text
 
-    What is thought is left out. Returns None where the form asked for is missing.
+
+def answer_text(sampled: Sampled) -> str:
+    """The completion without its thought; empty where a thought, of the prompt's opening too, was cut off."""
+    return after_thought(with_opened(sampled, "think"))
+
+
+def find_answer(text: str, extract: Extract) -> tuple[str, Form | None] | None:
+    """The part of an `answer_text` that is the answer, and the form it has; None for the whole text.
+
+    Returns None where the form asked for is missing.
     """
-    text = after_thought(completion)
     if extract == "whole":
         return text, None
     for form in FORMS if extract == "auto" else (extract,):

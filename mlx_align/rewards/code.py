@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import Field
 
 from mlx_align.rewards import sandbox
+from mlx_align.rewards.answers import answer_text
 from mlx_align.rewards.base import Options, Outcome, Pure, Reward, RewardError, Running, Sampled, Tools
 
 _SHAPES = "'tests' or 'test_list' (a list of asserts, or of {input, output}), or 'test' with 'entry_point'"
@@ -88,14 +89,14 @@ def _case(test: Any, number: int) -> Case:
     raise RewardError(f"has a test {number} that is neither text nor {{input, output}} with text in both")
 
 
-def program_in(completion: str) -> str:
+def program_in(text: str) -> str:
     """The last code block marked as Python, else the last that is not marked, else the whole text."""
-    blocks = _BLOCK.findall(completion)
+    blocks = _BLOCK.findall(text)
     for languages in (("python", "python3", "py"), ("",)):
         marked = [body for language, body in blocks if language.lower() in languages]
         if marked:
             return textwrap.dedent(marked[-1])
-    return completion
+    return text
 
 
 def code(sampled: Sampled, options: CodeOptions) -> float:
@@ -105,7 +106,7 @@ def code(sampled: Sampled, options: CodeOptions) -> float:
         RewardError: the row has no usable tests, or the sandbox failed.
     """
     tests = tests_of(sampled.row)
-    program = program_in(sampled.completion)
+    program = program_in(answer_text(sampled))
     if isinstance(tests, Statements):
         passed = _examine(program, tests, options.limits)
     else:

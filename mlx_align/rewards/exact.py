@@ -6,7 +6,7 @@ import unicodedata
 
 from pydantic import Field
 
-from mlx_align.rewards.answers import EXTRACT, Extract, find_answer
+from mlx_align.rewards.answers import EXTRACT, Extract, answer_text, find_answer
 from mlx_align.rewards.base import Options, Reward, Sampled, answer_of, needs_answer, pure
 
 
@@ -25,7 +25,7 @@ def exact(sampled: Sampled, options: ExactOptions) -> float:
         RewardError: the row has no answer.
     """
     right = answer_of(sampled)
-    found = find_answer(sampled.completion, options.extract)
+    found = find_answer(answer_text(sampled), options.extract)
     return float(found is not None and _plain(found[0], options) == _plain(right, options))
 
 

@@ -9,6 +9,7 @@ import re
 
 from pydantic import Field, field_validator
 
+from mlx_align.rewards.answers import with_opened
 from mlx_align.rewards.base import Options, Reward, Sampled, pure
 
 
@@ -37,10 +38,7 @@ def format_(sampled: Sampled, options: FormatOptions) -> float:
 
     A tag that the prompt has opened already, as some chat templates do, counts as the completion's.
     """
-    text = sampled.completion.strip()
-    first = f"<{options.tags[0]}>"
-    if sampled.prompt.rstrip().endswith(first) and not text.startswith(first):
-        text = first + text
+    text = with_opened(sampled, options.tags[0]).strip()
     marks = [mark for tag in options.tags for mark in (f"<{tag}>", f"</{tag}>")]
     in_place = _in_place(text, marks)
     if in_place == len(marks) and _nothing_else(text, options.tags):

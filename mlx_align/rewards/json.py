@@ -1,4 +1,4 @@
-"""JSON: 1 where the completion is valid JSON that obeys a schema, else 0."""
+"""JSON: 1 where the completion, after any thought, is valid JSON that obeys a schema, else 0."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from mlx_align import installing
 from mlx_align.errors import UsageError
+from mlx_align.rewards.answers import answer_text
 from mlx_align.rewards.base import Options, Reward, Running, Sampled, Tools, pure
 from mlx_align.rewards.limits import unless_slow
 
@@ -44,7 +45,7 @@ def json_(sampled: Sampled, options: JsonOptions) -> float:
     Raises:
         RewardError: the schema takes too long to check.
     """
-    text = sampled.completion.strip()
+    text = answer_text(sampled).strip()
     if options.fence and (fenced := _FENCE.match(text)):
         text = fenced[1]
     try:

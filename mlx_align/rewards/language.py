@@ -13,7 +13,7 @@ from collections import Counter
 
 from pydantic import Field, field_validator
 
-from mlx_align.data.answers import after_thought
+from mlx_align.rewards.answers import answer_text
 from mlx_align.rewards.base import Options, Reward, Sampled, pure
 
 SCRIPTS: dict[str, tuple[str, ...]] = {
@@ -68,14 +68,15 @@ class LanguageOptions(Options):
 
 def language(sampled: Sampled, options: LanguageOptions) -> float:
     """1 where script and common words speak for the language, 0 otherwise and for text without letters."""
-    text = after_thought(sampled.completion)
+    text = answer_text(sampled)
     wanted = options.language
     return float(_in_script(text, wanted) and _most_common_words(text, wanted))
 
 
 def _in_script(text: str, wanted: str) -> bool:
-    letters = Counter(unicodedata.name(c, "").split(" ")[0] for c in text if c.isalpha())
-    letters = Counter({name.split("-")[0]: count for name, count in letters.items()})
+    # KATAKANA LETTER A, KATAKANA-HIRAGANA PROLONGED SOUND MARK, CJK UNIFIED IDEOGRAPH-4E00
+    names = (unicodedata.name(character, "") for character in text if character.isalpha())
+    letters = Counter(name.split(" ")[0].split("-")[0] for name in names)
     if wanted == "ja" and not letters["HIRAGANA"] + letters["KATAKANA"]:
         return False  # characters alone are Chinese
     share = sum(letters[script] for script in SCRIPTS.get(wanted, ("LATIN",)))

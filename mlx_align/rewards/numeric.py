@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import Field
 
-from mlx_align.data.answers import after_thought, each_stated
-from mlx_align.rewards.answers import EXTRACT, Extract, find_answer
+from mlx_align.data.answers import each_stated
+from mlx_align.rewards.answers import EXTRACT, Extract, answer_text, find_answer
 from mlx_align.rewards.base import Options, Reward, RewardError, Sampled, answer_of, pure
 from mlx_align.rewards.numbers import Number, find_numbers
 
@@ -37,19 +37,18 @@ def numeric(sampled: Sampled, options: NumericOptions) -> float:
     right = _only_number(answer_of(sampled))
     if right is None:
         raise RewardError(f"the row's answer '{sampled.answer}' is not one number")
-    given = final_number(sampled.completion, options.extract)
+    given = final_number(answer_text(sampled), options.extract)
     return float(given is not None and given.equals(right, options.tolerance))
 
 
-def final_number(completion: str, extract: Extract) -> Number | None:
-    """The number that a completion ends with, in the form asked for."""
-    found = find_answer(completion, extract)
+def final_number(text: str, extract: Extract) -> Number | None:
+    """The number that an `answer_text` ends with, in the form asked for."""
+    found = find_answer(text, extract)
     if found is None:
         return None
     answer, form = found
     if form != "stated":
         return _last_number(answer)
-    text = after_thought(completion)
     for sentence in each_stated(text):
         # "The answer is 2 + 3 = 5 apples for 4 children" gives 5.
         if numbers := find_numbers(sentence.rpartition("=")[2]):

@@ -10,7 +10,7 @@ import re
 
 from pydantic import Field
 
-from mlx_align.data.answers import after_thought
+from mlx_align.rewards.answers import answer_text
 from mlx_align.rewards.base import Options, Reward, Sampled, pure
 
 OPENING = 160
@@ -45,7 +45,7 @@ class RefusalOptions(Options):
 
 def refusal(sampled: Sampled, options: RefusalOptions) -> float:
     """1 where the completion refuses exactly if that is wanted; 0 for an empty one, which is neither."""
-    text = after_thought(sampled.completion).strip()
+    text = answer_text(sampled).strip()
     return float(bool(text) and refuses(text) == options.wanted)
 
 

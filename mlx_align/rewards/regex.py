@@ -1,4 +1,7 @@
-"""Regex: 1 where a regular expression matches the completion, else 0."""
+"""Regex: 1 where a regular expression matches the completion, else 0.
+
+A thought is left out, unless the pattern has its tags, as in "<think>.+</think>[^<]+": then it gets them too.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from mlx_align.rewards.answers import answer_text, with_opened
 from mlx_align.rewards.base import Options, Reward, Sampled, answer_of, pure
 from mlx_align.rewards.limits import unless_slow
 
 ANSWER = "{answer}"
+THOUGHT = "think>"
+"""In a pattern: it speaks of the thought, or of its end."""
 
 
 class RegexOptions(Options):
@@ -22,7 +28,8 @@ class RegexOptions(Options):
     )
     where: Literal["anywhere", "whole"] = Field(
         default="anywhere",
-        description="whether it may match a part of the completion or must match all of it",
+        description="whether it may match a part of the answer or must match all of it. What is thought "
+        "belongs to the answer only if the pattern itself has <think> or </think>",
     )
 
     @field_validator("pattern")
@@ -36,7 +43,7 @@ class RegexOptions(Options):
 
 
 def regex(sampled: Sampled, options: RegexOptions) -> float:
-    """1 where the expression matches, 0 where it does not; white space around the completion is left out.
+    """1 where the expression matches, 0 where it does not; white space around the text is left out.
 
     Raises:
         RewardError: the pattern speaks of an answer that the row has not, or backtracks without end.
@@ -44,9 +51,10 @@ def regex(sampled: Sampled, options: RegexOptions) -> float:
     pattern = options.pattern
     if ANSWER in pattern:
         pattern = pattern.replace(ANSWER, re.escape(answer_of(sampled)))
+    text = with_opened(sampled, "think") if THOUGHT in options.pattern else answer_text(sampled)
     match = re.fullmatch if options.where == "whole" else re.search
     with unless_slow(f"the regular expression '{options.pattern}'"):
-        return float(match(pattern, sampled.completion.strip()) is not None)
+        return float(match(pattern, text.strip()) is not None)
 
 
 def lacks(answer: str | None, row: Mapping[str, Any], options: RegexOptions) -> str | None:

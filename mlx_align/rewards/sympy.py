@@ -1,22 +1,23 @@
 """Sympy: 1 where the completion's expression is mathematically the row's, else 0; needs the extra 'math'.
 
-The expressions are read by a parser of our own (`workers/equivalence.py`), which knows numbers, letters and a
-list of functions and evaluates no code, in a process with limits on time and memory: simplifying may take
-for ever.
+The expressions are read by a parser of our own (`expressions.py`), which knows numbers, letters and a list of
+functions and evaluates no code. SymPy compares them (`workers/equivalence.py`) in a process with limits on
+time and memory: simplifying may take for ever.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from mlx_align import installing
 from mlx_align.errors import UsageError
-from mlx_align.rewards.answers import EXTRACT, Extract, find_answer
+from mlx_align.rewards.answers import EXTRACT, Extract, answer_text, find_answer
 from mlx_align.rewards.base import (
     Options,
     Outcome,
@@ -25,8 +26,9 @@ from mlx_align.rewards.base import (
     Running,
     Sampled,
     Tools,
-    needs_answer,
+    answer_of,
 )
+from mlx_align.rewards.expressions import ExpressionError, read_expression
 from mlx_align.rewards.workers import Limits, Worker
 from mlx_align.rewards.workers import __file__ as workers
 
@@ -62,12 +64,20 @@ class Symbolic:
         self._worker.close()
 
     def _one(self, sampled: Sampled) -> Outcome:
-        if sampled.answer is None:
-            return RewardError("the row has no answer")
-        found = find_answer(sampled.completion, self._extract)
+        try:
+            right = read_expression(answer_of(sampled))
+        except ExpressionError as error:
+            return RewardError(f"the row's answer '{sampled.answer}' cannot be read: {error}")
+        except RewardError as error:
+            return error
+        found = find_answer(answer_text(sampled), self._extract)
         if found is None:
             return 0.0
-        return self._worker.score([replace(sampled, completion=found[0], prompt="", row={})])[0]
+        try:
+            given = read_expression(found[0])
+        except ExpressionError:
+            return 0.0
+        return self._worker.score([replace(sampled, completion=given, answer=right, prompt="", row={})])[0]
 
 
 def start(options: SympyOptions, tools: Tools) -> Running:
@@ -85,4 +95,15 @@ def start(options: SympyOptions, tools: Tools) -> Running:
     return Symbolic(options)
 
 
-REWARD = Reward("sympy", "a mathematically equal expression", SympyOptions, start, needs_answer)
+def lacks(answer: str | None, row: Mapping[str, Any], options: SympyOptions) -> str | None:
+    """An answer, and one that can be read."""
+    if answer is None:
+        return "has no answer"
+    try:
+        read_expression(answer)
+    except ExpressionError as error:
+        return f"has the answer '{answer}', which cannot be read as an expression: {error}"
+    return None
+
+
+REWARD = Reward("sympy", "a mathematically equal expression", SympyOptions, start, lacks)

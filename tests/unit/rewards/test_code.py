@@ -44,12 +44,21 @@ def sampled(completion: str, row: dict[str, Any]) -> Sampled:
         ("print(' 3')", CASES, 0),
         ("I cannot help with that.", ASSERTS, 0),
         ("", CASES, 0),
+        (f"<think>{ADD}", HUMANEVAL, 0),
+        (f"<think>{ADD}</think>\n{ADD.replace('+', '-')}", HUMANEVAL, 0),
+        ("<think>\n\n</think>\n\nprint(3)", CASES, 0.5),
         ("```python\ndef add(a, b", ASSERTS, 0),
         ("\ud800", CASES, 0),
     ],
 )
 def test_the_share_of_tests_that_are_passed(completion: str, row: dict[str, Any], value: float) -> None:
     assert code(sampled(completion, row), CodeOptions()) == value
+
+
+@linux
+def test_a_draft_in_a_thought_that_the_prompt_opened_is_no_program() -> None:
+    draft = Sampled("a prompt<think>\n", ADD, None, HUMANEVAL, 10, False)
+    assert code(draft, CodeOptions()) == 0
 
 
 @linux

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mlx_align.errors import UsageError
-from mlx_align.rewards import Scorer, make_specs
+from mlx_align.data.rows import Message, Row
+from mlx_align.errors import DataError, UsageError
+from mlx_align.rewards import Scorer, check_rows, make_specs
 from tests.rewarded import sampled, value
 
 
@@ -35,6 +36,15 @@ def scorer() -> Iterator[Scorer]:
         (r"e^{i\pi}", "-1", 1),
         ("sin(x)^2 + cos(x)^2", "1", 1),
         ("x = 5", "5", 1),
+        ("2.5", r"2\frac{1}{2}", 1),
+        ("1", r"2\frac{1}{2}", 0),
+        ("9/5", "1 4/5", 1),
+        ("4/5", "1 4/5", 0),
+        ("-5/2", r"-2\frac12", 1),
+        (r"\log_2 8", "3", 1),
+        (r"\log_{10} 100", "2", 1),
+        (r"\sin^2 x", "sin(x)^2", 1),
+        (r"\arctan 1", r"\frac{\pi}{4}", 1),
         ("(1, 2)", "(1,2)", 1),
         ("(2, 1)", "(1,2)", 0),
         ("(1, 2, 3)", "(1,2)", 0),
@@ -88,6 +98,17 @@ def test_an_answer_that_is_no_expression_fails(scorer: Scorer) -> None:
     scored = scorer.score([sampled("5", "five apples"), sampled("5", None)])
     assert scored.values[:, 0] == pytest.approx([math.nan, math.nan], nan_ok=True)
     assert "is not a known name" in scored.failures[0].message
+
+
+@pytest.mark.parametrize("answer", ["[2,3]", r"\text{even}", "five apples", "2 3", None])
+def test_rows_whose_answer_cannot_be_read_are_refused_beforehand(answer: str | None) -> None:
+    asked = (Message(role="user", content="?"),)
+    rows = [Row(f"a:{n}", asked, (), answer=given) for n, given in enumerate(("1/2", answer))]
+    specs = make_specs([{"name": "sympy"}])
+    check_rows(specs, rows[:1])
+    with pytest.raises(DataError, match=r"the row has (no|the) answer") as caught:
+        check_rows(specs, rows)
+    assert caught.value.where == "a:1"
 
 
 def test_an_expression_that_takes_too_long_fails_alone() -> None:

@@ -219,6 +219,10 @@ def test_a_short_text_is_judged_by_its_letters_and_none_by_nothing() -> None:
     assert value("language", "42", language="en") == 0
 
 
+def test_letters_of_one_script_with_two_names_count_together() -> None:
+    assert value("language", "サーバーエラーが発生しました HTTPERROR", language="ja") == 1
+
+
 @pytest.mark.parametrize(
     ("name", "options", "about"),
     [
