@@ -16,7 +16,6 @@ from typing import Any
 from mlx_align.curves import series_of, svg
 from mlx_align.events import Number
 from mlx_align.export.provenance import Provenance
-from mlx_align.hub import HUB_ID
 from mlx_align.run_state import RunState
 
 README, CURVES = "README.md", "curves.svg"
@@ -125,7 +124,7 @@ class Card:
     def _front_matter(self) -> str:
         origin = self.provenance
         facts: dict[str, Any] = {"pipeline_tag": "text-generation"}
-        if HUB_ID.fullmatch(origin.base):
+        if origin.on_hub:
             facts["base_model"] = origin.base
             facts["base_model_relation"] = "adapter" if self.target in ADAPTERS else "finetune"
         if self.target in LIBRARIES:
@@ -138,8 +137,8 @@ class Card:
         origin = self.provenance
         kind = "An adapter for" if self.target in ADAPTERS else "A merged model:"
         commit = f" (commit {_code(origin.base_commit)})" if origin.base_commit else ""
-        base = f"[{origin.base}](https://huggingface.co/{origin.base})"
-        base = base if HUB_ID.fullmatch(origin.base) else _code(origin.base)
+        page = f"[{origin.base}](https://huggingface.co/{origin.base})"
+        base = page if origin.on_hub else _code(origin.base)
         return (
             f"{kind} {base}{commit}, trained by {origin.method.upper()} with mlx-align. The base's licence "
             "holds for it too."

@@ -98,6 +98,16 @@ class Comparison:
             for name, value in asdict(self).items()
         }
 
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> Comparison:
+        """Read back what `json` wrote.
+
+        Raises:
+            TypeError: it is damaged.
+        """
+        others = facts["other_tokens"]
+        return cls(**{**facts, "other_tokens": None if others is None else tuple(others)})
+
     def figures(self) -> str:
         """The figures in one line."""
         same = round(self.agreement * self.contexts)

@@ -6,11 +6,14 @@ Nothing of it says where a person keeps their files: of local paths only the las
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mlx_align.config import PATHS, REWARD_PATHS, RunConfig
 from mlx_align.errors import AlignError
+from mlx_align.hub import HUB_ID
 
 KEY = "mlx_align"
 """The name in the metadata of a safetensors file."""
@@ -26,7 +29,7 @@ class Provenance:
         run: the run's name.
         method: what it was trained by.
         base: the base model's hub id, or the last part of its folder.
-        base_commit: the hub's commit, if the base has one.
+        base_commit: the hub's commit; None if the base is a folder or the embedded model.
         base_digest: SHA-256 over the base's weights and config.json.
         adapter_digest: SHA-256 over the adapter's two files.
         data_fingerprint: SHA-256 over the rows.
@@ -47,6 +50,11 @@ class Provenance:
     config: str
     versions: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether the base came from the hub, so that `base` names it there for everybody."""
+        return self.base_commit is not None and HUB_ID.fullmatch(self.base) is not None
 
     def json(self) -> str:
         """All of it on one line."""
@@ -70,12 +78,36 @@ class Provenance:
             raise AlignError(f"the provenance cannot be read: {error}", where=KEY) from None
 
 
-def without_folders(value: Any) -> Any:
-    """The same value of JSON's types, with every text that is a path cut to its last part."""
-    if isinstance(value, dict):
-        return {key: without_folders(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_folders(item) for item in value]
-    if isinstance(value, str) and value.startswith(("/", "~", "./", "../")):
-        return value.rstrip("/").rsplit("/", 1)[-1]
-    return value
+def last_part(path: str) -> str:
+    """A local path without its folders."""
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def base_name(model: str, commit: str | None) -> str:
+    """What others may call a base: its hub id, or the last part of its folder.
+
+    Args:
+        model: as it was asked for; "me/model" may be either.
+        commit: the hub's commit that the run recorded, which only a model of the hub has.
+    """
+    return model if commit is not None else last_part(model)
+
+
+def without_folders(config: RunConfig, commit: str | None) -> dict[str, Any]:
+    """A configuration as values of JSON's types, with its paths, and nothing else, cut to their last part.
+
+    Args:
+        config: a run's.
+        commit: the hub's commit of the base; None if it is a folder or the embedded model.
+    """
+    values = config.model_dump(mode="json")
+    for key in PATHS:
+        section, name = key.split(".")
+        path = values[section][name]
+        values[section][name] = path if path is None else last_part(path)
+    values["model"]["path"] = base_name(config.model.path, commit)
+    for reward in values["rewards"]:
+        for name in REWARD_PATHS:
+            if os.path.isabs(str(reward.get(name))):  # else it is a reward's name, or a judge's hub id
+                reward[name] = last_part(reward[name])
+    return values

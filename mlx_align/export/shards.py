@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_align.export.base import DTYPES, Base
-from mlx_align.export.tensors import INDEX, Entry, Writer, size_of
+from mlx_align.export.tensors import Entry, Writer, size_of
+from mlx_align.weights import INDEX
 
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken", "LICENSE*", "NOTICE*")
 """What is copied: tokenizer, template, settings of generation, terms. Never Python code, never pickles."""

@@ -18,9 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_align.errors import DataError, UsageError
-
-INDEX = "model.safetensors.index.json"
-"""Which file has which tensor, in a model of several files."""
+from mlx_align.weights import weight_files
 
 Entry = tuple[str, str, tuple[int, ...]]
 """A tensor that will be written: name, dtype, shape."""
@@ -127,13 +125,7 @@ class Tensors(Mapping[str, Tensor]):
         Raises:
             DataError: there is none, or one of them is not a safetensors file.
         """
-        index = folder / INDEX
-        if index.is_file():
-            paths = [folder / name for name in _indexed(index)]
-        elif (folder / "model.safetensors").is_file():
-            paths = [folder / "model.safetensors"]
-        else:
-            paths = sorted(folder.glob(pattern))
+        paths = weight_files(folder, pattern)
         if not paths:
             raise DataError(f"the folder has no {pattern}", where=str(folder))
         return cls(paths)
@@ -163,17 +155,6 @@ class Tensors(Mapping[str, Tensor]):
             raise DataError(f"'{twice[0]}' is in two files", where=str(path))
         self.files[path.name] = [tensor.name for tensor in tensors]
         self._tensors |= {tensor.name: tensor for tensor in tensors}
-
-
-def _indexed(index: Path) -> list[str]:
-    """The file names of an index, each once, sorted."""
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if any(Path(name).name != name for name in names):
-            raise ValueError("it names files outside its folder")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"the index cannot be used: {error}", where=str(index)) from None
-    return names
 
 
 def _header(path: Path) -> tuple[list[Tensor], dict[str, str]]:

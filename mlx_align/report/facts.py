@@ -16,7 +16,7 @@ from mlx_align.runs import RunDirectory
 MANIFEST = "mlx-align.json"
 """What an export leaves beside itself: this name in a folder, the end of the name beside a file."""
 
-SHARES = ("accuracy", "exact", "truncated", "no_signal")
+SHARES = ("accuracy", "exact", "truncated", "unscored", "no_signal")
 """Measures that are shown as percentages, as those are that begin with "pass@"."""
 
 FIRST = ("margin", "accuracy", "reward", "exact", "loss", "length", "kl")

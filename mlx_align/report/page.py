@@ -28,7 +28,7 @@ def page(run: RunDirectory) -> str:
     state, config, env = run.state(), run.config(), run.env()
     condition, measures = run.condition(state), facts.measures(state)
     body = [
-        sections.heading(run.name, state, condition, config),
+        sections.heading(run.name, state, condition, config, env.get("commit")),
         sections.tiles(measures),
         sections.curves(state, run.name),
         sections.held_out(measures, state),
@@ -37,7 +37,7 @@ def page(run: RunDirectory) -> str:
         sections.alerts(state, condition),
         sections.exports(facts.exports(run)),
         sections.training(state),
-        sections.configuration(config, env.get("origins", {})),
+        sections.configuration(config, env),
         sections.provenance(env, run.name),
         tag("footer", f"Made by mlx-align {__version__} from the run's own log."),
     ]

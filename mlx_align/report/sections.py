@@ -10,7 +10,7 @@ from typing import Any
 from mlx_align.config import RunConfig
 from mlx_align.curves import series_of, svg
 from mlx_align.events import Alert, Completion, Rollout, RunFailed, RunFinished, Sample, Scored
-from mlx_align.export.provenance import without_folders
+from mlx_align.export.provenance import base_name, last_part, without_folders
 from mlx_align.report import facts
 from mlx_align.report.facts import Export, Measure, measured
 from mlx_align.report.markup import Markup, section, table, tag
@@ -20,13 +20,17 @@ from mlx_align.units import size
 
 TILES = 4
 """How many measures stand at the top."""
+ENV_PATHS = ("model_folder", "data")
+"""Keys of env.json that hold a path; `model` may hold one, or a hub id."""
+ORIGINS = ("file ", "user config ")
+"""The beginnings of the origins that end in a path; see `settings.gather`."""
 SIGNS = {"info": "Note", "warning": "Warning", "error": "Error"}
 
 
-def heading(name: str, state: RunState, condition: str, config: RunConfig) -> Markup:
-    """What this page is about, and how it ended."""
+def heading(name: str, state: RunState, condition: str, config: RunConfig, commit: str | None) -> Markup:
+    """What this page is about, and how it ended; `commit` is the hub's of the base, if it has one."""
     total = f" of {state.started.total_steps:,}" if state.started else ""
-    model = without_folders(state.started.model if state.started else config.model.path)
+    model = base_name(state.started.model if state.started else config.model.path, commit)
     return tag(
         "header",
         tag("div", "mlx-align report", class_="mark"),
@@ -193,9 +197,9 @@ def _when(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def configuration(config: RunConfig, origins: Mapping[str, str]) -> Markup:
+def configuration(config: RunConfig, env: Mapping[str, Any]) -> Markup:
     """Every key with its value and where that came from; what somebody chose stands out."""
-    values = flatten(without_folders(config.model_dump(mode="json")))
+    values, origins = flatten(without_folders(config, env.get("commit"))), env.get("origins", {})
     rows = []
     for key, value in values.items():
         origin = str(origins.get(key, "default"))
@@ -215,18 +219,21 @@ def _value(value: Any) -> str:
 
 
 def _short(origin: str) -> str:
-    """An origin such as "file /home/me/run.toml" without the folder."""
-    kind, _, place = origin.rpartition(" ")
-    return f"{kind} {without_folders(place)}".strip()
+    """An origin such as "file /home/me/my runs/a.toml" without the folder."""
+    kind = next((kind for kind in ORIGINS if origin.startswith(kind)), None)
+    return origin if kind is None else kind + last_part(origin.removeprefix(kind))
 
 
 def provenance(env: Mapping[str, Any], run: str) -> Markup:
     """What it was made of, so that it can be made again."""
-    known = {key: value for key, value in without_folders(dict(env)).items() if key != "origins"}
+    known = {key: value for key, value in env.items() if key != "origins"}
+    cut = {key: last_part(known[key]) for key in ENV_PATHS if isinstance(known.get(key), str)}
+    if isinstance(known.get("model"), str):
+        cut["model"] = base_name(known["model"], known.get("commit"))
     rows = [("run", tag("code", run))]
     rows += [
         (_words(key), tag("code", _value(value)))
-        for key, value in flatten(known).items()
+        for key, value in flatten({**known, **cut}).items()
         if value is not None
     ]
     return section("Provenance", table((), rows, "facts"))

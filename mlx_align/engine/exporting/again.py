@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlx_align.config import RunConfig
-from mlx_align.digests import MODEL
+from mlx_align.digests import files_of_model
 from mlx_align.engine.exporting import manifest
 from mlx_align.engine.exporting.origin import digest_of
 from mlx_align.engine.exporting.readers import Surroundings
@@ -63,7 +63,7 @@ def _base(export: Path, named: str | None, provenance: Provenance) -> Path | Non
         if named is not None:
             raise
         return None
-    if digest_of(folder, MODEL, RunConfig()) != provenance.base_digest:
+    if digest_of(folder, files_of_model, RunConfig()) != provenance.base_digest:
         raise UsageError(
             f"this is not the base that the adapter was trained on ({provenance.base})", where=str(folder),
             hint="Name it with --base.",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from mlx_align.engine.exporting import manifest, publishing
+from mlx_align.engine.exporting import manifest, publishing, unsent
 from mlx_align.engine.exporting.evidence import gather_evidence
 from mlx_align.engine.exporting.options import Options
 from mlx_align.engine.exporting.origin import Origin, find_origin
@@ -79,7 +79,7 @@ class Exporter:
         return gather_evidence(self.origin)
 
     def export(self, target: str, out: Path | None = None, options: Options | None = None) -> Exported:
-        """Write and verify one export.
+        """Write and verify one export, or take what an earlier upload that failed has left of the same one.
 
         Args:
             target: a name in `TARGETS`.
@@ -88,15 +88,13 @@ class Exporter:
 
         Raises:
             UsageError: target, option or place cannot be used, or the format cannot express the adapter.
-            AlignError: it is not what was trained; then nothing is left of it.
+            AlignError: it is not what was trained: then nothing is left of it. Or the hub refuses: if that
+                is known before anything is written, nothing is; else the export stays.
         """
         kind, options = find_target(target), settle(target, options or Options())
         path = publishing.place(target, kind.single, self.origin, out, options)
-        preflight.check_space(path, needed_bytes(target, self.origin, options))
-        with placed(path, single=kind.single, force=options.force) as folder:
-            name = publishing.file_name(target, self.origin, options)
-            job = Job(self.origin, options, folder, path.name if kind.single else name)
-            written, verification = self._fill(target, kind, job)
+        publishing.check(target, options)
+        written, verification = self._unsent(path, options) or self._made(target, kind, path, options)
         if options.name is not None or target == "hub":
             self._progress("publishing", target)
         url = publishing.publish(target, path, self.origin, options)
@@ -110,6 +108,23 @@ class Exporter:
             url,
         )
 
+    def _unsent(self, path: Path, options: Options) -> tuple[Written, Verification] | None:
+        """What lies at a path, if it is this very export and only its upload is left to do."""
+        if options.force or not unsent.lies_at(path, self.origin, options):
+            return None
+        self._progress("taking", f"what was made before: {path}")
+        found = manifest.read(path)
+        note = "It was made before, and only uploaded now."
+        return replace(found.written, notes=(*found.written.notes, note)), found.verification
+
+    def _made(self, target: str, kind: Target, path: Path, options: Options) -> tuple[Written, Verification]:
+        """Write and verify an export, and give it its name."""
+        preflight.check_space(path, needed_bytes(target, self.origin, options))
+        with placed(path, single=kind.single, force=options.force) as folder:
+            name = publishing.file_name(target, self.origin, options)
+            job = Job(self.origin, options, folder, path.name if kind.single else name)
+            return self._fill(target, kind, job)
+
     def _fill(self, target: str, kind: Target, job: Job) -> tuple[Written, Verification]:
         """Write into the job's folder and verify there."""
         self._progress("writing", kind.says)
@@ -121,6 +136,7 @@ class Exporter:
         facts = manifest.Manifest(target, written, self.origin.provenance, evidence, verification)
         if target == "hub":
             publishing.describe(job.folder, self.origin, job.options, verification, written)
+            unsent.note(job.folder, self.origin, job.options)
         where = job.folder / job.name if kind.single else job.folder
         manifest.write(manifest.path_of(where), facts)
         return written, verification

@@ -86,7 +86,7 @@ def read(export: Path) -> Manifest:
             written=_written(facts["written"]),
             provenance=Provenance.from_json(json.dumps(facts["provenance"])),
             evidence=None if evidence is None else Evidence.from_json(evidence),
-            verification=Verification(None, "read from the manifest"),
+            verification=Verification.from_json(facts["verification"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AlignError(f"the manifest cannot be read: {error!r}", where=str(path)) from None

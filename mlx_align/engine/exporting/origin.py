@@ -10,12 +10,12 @@ from pathlib import Path
 import tomli_w
 
 from mlx_align.config import RunConfig
-from mlx_align.digests import ADAPTER, MODEL, Digests
+from mlx_align.digests import Digests, Files, files_of_adapter, files_of_model
 from mlx_align.errors import AlignError, UsageError
 from mlx_align.export import adapter as adapters
 from mlx_align.export.adapter import Adapter
 from mlx_align.export.base import Base
-from mlx_align.export.provenance import Provenance, without_folders
+from mlx_align.export.provenance import Provenance, base_name, without_folders
 from mlx_align.run_state import RunState
 from mlx_align.runs import RunDirectory
 from mlx_align.runs.chosen import adapter_of, best_checkpoint, model_of
@@ -73,7 +73,7 @@ def find_origin(run: RunDirectory, checkpoint: str | None) -> Origin:
     return Origin(run, config, folder, adapter, _provenance(run, config, folder, adapter))
 
 
-def digest_of(folder: Path, patterns: tuple[str, ...], config: RunConfig) -> str:
+def digest_of(folder: Path, files: Files, config: RunConfig) -> str:
     """SHA-256 of the files that decide what a model or an adapter computes.
 
     Raises:
@@ -81,14 +81,15 @@ def digest_of(folder: Path, patterns: tuple[str, ...], config: RunConfig) -> str
     """
     notes = cache_path(config) / "digests"
     try:
-        return Digests(notes, lambda error: None).folder(folder, patterns)
+        return Digests(notes, lambda error: None).folder(folder, files)
     except OSError as error:
         raise AlignError(f"it cannot be read: {error.strerror or error}", where=str(folder)) from None
 
 
 def _provenance(run: RunDirectory, config: RunConfig, folder: Path, adapter: Path) -> Provenance:
     env, state = run.env(), run.state()
-    step, digest = _step(run, adapter, state), digest_of(folder, MODEL, config)
+    commit = env.get("commit")
+    step, digest = _step(run, adapter, state), digest_of(folder, files_of_model, config)
     if env.get("weights_fingerprint", digest) != digest:
         raise UsageError(
             "this is not the model that the run was trained on: its weights or its config.json have changed",
@@ -98,13 +99,13 @@ def _provenance(run: RunDirectory, config: RunConfig, folder: Path, adapter: Pat
     return Provenance(
         run=run.name,
         method=config.method.name,
-        base=str(without_folders(config.model.path)),
-        base_commit=env.get("commit"),
+        base=base_name(config.model.path, commit),
+        base_commit=commit,
         base_digest=digest,
-        adapter_digest=digest_of(adapter, ADAPTER, config),
+        adapter_digest=digest_of(adapter, files_of_adapter, config),
         data_fingerprint=str(env.get("data_fingerprint", "")),
         step=step,
-        config=tomli_w.dumps(without_none(without_folders(config.model_dump(mode="json")))),
+        config=tomli_w.dumps(without_none(without_folders(config, commit))),
         versions=dict(env.get("versions", {})),
         metrics=_metrics(state, step),
     )

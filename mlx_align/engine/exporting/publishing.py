@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlx_align.engine.exporting import unsent
 from mlx_align.engine.exporting.options import Options
 from mlx_align.engine.exporting.origin import Origin
 from mlx_align.engine.exporting.verification import Verification
 from mlx_align.engine.exporting.writers import Written
-from mlx_align.errors import UsageError
+from mlx_align.errors import AlignError, UsageError
 from mlx_align.export import card, hub_upload, lmstudio, ollama
 
 PUBLISHER = "mlx-align"
@@ -43,7 +44,25 @@ def place(target: str, single: bool, origin: Origin, out: Path | None, options: 
     if target == "lmstudio":
         publisher, _, model = (options.repo or f"{PUBLISHER}/{origin.name}").partition("/")
         return lmstudio.target(publisher, model, out)
-    return out or origin.run.path / "exports" / target
+    name = _hub_name(options) if target == "hub" else target
+    return out or origin.run.path / "exports" / name
+
+
+def _hub_name(options: Options) -> str:
+    """The folder of what goes to a repository; no name on the hub has "--" in it, so no two share one."""
+    parts = ["hub", *str(options.repo).split("/"), str(options.format), *filter(None, [options.type])]
+    return "--".join(parts)
+
+
+def check(target: str, options: Options) -> None:
+    """See, before anything is made, that the hub will take what is meant for it.
+
+    Raises:
+        UsageError: the repository is there already, and public.
+        AlignError: one is not logged in, may not write there, or the hub cannot be reached.
+    """
+    if target == "hub":
+        hub_upload.check_access(str(options.repo), private=not options.public)
 
 
 def file_name(target: str, origin: Origin, options: Options) -> str:
@@ -60,14 +79,25 @@ def publish(target: str, path: Path, origin: Origin, options: Options) -> str | 
         its address on the hub.
 
     Raises:
-        AlignError: it was refused; the export stays where it is.
+        AlignError: it was refused; the export stays where it is, and the same request sends it.
     """
     if target == "ollama" and options.name is not None and ollama.installed():
         ollama.create(options.name, path)
     if target == "hub" and options.repo is not None:
-        message = f"{origin.provenance.method} with mlx-align, step {origin.provenance.step}"
-        return hub_upload.upload(path, options.repo, private=not options.public, message=message)
+        return _upload(path, options.repo, origin, options)
     return None
+
+
+def _upload(path: Path, repo: str, origin: Origin, options: Options) -> str:
+    message = f"{origin.provenance.method} with mlx-align, step {origin.provenance.step}"
+    try:
+        address = hub_upload.upload(path, repo, private=not options.public, message=message)
+    except AlignError as error:
+        stays = f"The export stays at {path}; the same command uploads it and does not make it again."
+        error.hint = f"{error.hint} {stays}" if error.hint else stays
+        raise
+    unsent.sent(path)
+    return address
 
 
 def describe(

@@ -42,6 +42,17 @@ class Verification:
             "warnings": list(self.warnings),
         }  # fmt: skip
 
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> Verification:
+        """Read back what `json` wrote; the hint, which was for then, is not in it.
+
+        Raises:
+            KeyError, TypeError: it is damaged.
+        """
+        figures = facts["figures"]
+        comparison = None if figures is None else Comparison.from_json(figures)
+        return cls(comparison, facts["reason"], warnings=tuple(facts["warnings"]))
+
     def line(self) -> str:
         """One line for a person."""
         if self.comparison is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from mlx_align.errors import AlignError, UsageError
 from mlx_align.export.comparing import bits_of
 from mlx_align.runs import RunDirectory
 from mlx_align.runs.atomic import write_json
+from tests.support import small_data
 from tests.trained import trained_run
 
 
@@ -172,6 +174,7 @@ def test_a_base_that_has_changed_is_refused(tmp_path: Path) -> None:
 def test_an_export_can_be_read_by_whom_the_others_can(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("mlx_align.export.hub_upload.check_access", lambda *args, **options: None)
     monkeypatch.setattr("mlx_align.export.hub_upload.upload", lambda *args, **options: "https://hub")
     unseen = Options(verify=False)
     made = [
@@ -232,6 +235,21 @@ def test_a_base_that_was_moved_is_missed_by_its_place(tmp_path: Path) -> None:
     assert caught.value.where == str(base)
     base.symlink_to(tmp_path / "moved")
     assert Exporter(run).origin.folder == base
+
+
+def test_what_is_published_says_nothing_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths either: the data's names a client, the base's somebody else's repository."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(embedded.model_folder(), tmp_path / "models" / "base")
+    small_data(tmp_path / "clients" / "acme", "pair")
+    run = trained_run(tmp_path / "runs", model__path="models/base", data__path="clients/acme/train.jsonl")
+    exporter = Exporter(run)
+    assert exporter.origin.provenance.base == "base"
+    made = exporter.export("peft", options=Options(verify=False)).path
+    assert json.loads((made / "adapter_config.json").read_text())["base_model_name_or_path"] == "base"
+    for file in made.iterdir():
+        assert not {b"clients", b"models/base"} & set(re.findall(b"clients|models/base", file.read_bytes()))
+    assert b"train.jsonl" in (made / "mlx-align.json").read_bytes()
 
 
 def test_every_quantised_type_of_a_gguf_has_its_bits() -> None:

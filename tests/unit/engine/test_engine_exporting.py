@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -272,6 +273,7 @@ def test_the_hub_gets_a_card_and_what_was_verified(
         sent.update(files=left_in(folder), repo=repo, private=private)
         return f"https://huggingface.co/{repo}"
 
+    monkeypatch.setattr("mlx_align.export.hub_upload.check_access", lambda repo, private: None)
     monkeypatch.setattr("mlx_align.export.hub_upload.upload", upload)
     made = exporter.export("hub", options=Options(repo="me/my-model", format="mlx"))
     assert made.url == "https://huggingface.co/me/my-model"
@@ -279,6 +281,95 @@ def test_the_hub_gets_a_card_and_what_was_verified(
     assert {"README.md", "adapters.safetensors", "mlx-align.json"} <= set(sent["files"])
     card = (made.path / "README.md").read_text(encoding="utf-8")
     assert "verified by mlx-lm" in card
+
+
+class Hub:
+    """A hub that takes no upload until it works."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.known, self.works = True, False
+        self.got: list[tuple[str, list[str]]] = []
+        monkeypatch.setattr("mlx_align.export.hub_upload.check_access", self.check_access)
+        monkeypatch.setattr("mlx_align.export.hub_upload.upload", self.upload)
+
+    def check_access(self, repo: str, *, private: bool) -> None:
+        if not self.known:
+            raise AlignError("the hub does not know who you are", hint="Log in.")
+
+    def upload(self, folder: Path, repo: str, *, private: bool, message: str) -> str:
+        if not self.works:
+            raise AlignError("the hub refused: busy", hint="Try again later.")
+        self.got.append((repo, left_in(folder)))
+        return f"https://hub/{repo}"
+
+
+def test_who_may_not_upload_is_told_before_anything_is_made(
+    exporter: Exporter, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Hub(monkeypatch).known = False
+    with pytest.raises(AlignError, match="does not know who you are"):
+        exporter.export("hub", options=Options(repo="me/m", format="mlx"))
+    assert left_in(run.path / "exports") == []
+
+
+def test_an_upload_that_failed_is_done_by_the_same_command(
+    exporter: Exporter, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, options = Hub(monkeypatch), Options(repo="me/m", format="mlx")
+    with pytest.raises(AlignError, match="busy") as caught:
+        exporter.export("hub", options=options)
+    assert "the same command uploads it" in str(caught.value.hint)
+    (name,) = left_in(run.path / "exports")
+    before = (run.path / "exports" / name / "adapters.safetensors").stat()
+    hub.works = True
+    again = Exporter(run)  # another process, which has asked nobody for evidence
+    monkeypatch.setattr(
+        "mlx_align.engine.exporting.exporter.gather_evidence", lambda origin: pytest.fail("asked")
+    )
+    made = again.export("hub", options=replace(options, public=True))
+    assert (made.url, made.path.name) == ("https://hub/me/m", name)
+    assert (made.path / "adapters.safetensors").stat().st_ino == before.st_ino
+    assert re.match(r"verified by mlx-lm [\d.]+: largest difference", made.verification.line())
+    assert any("made before" in note for note in made.notes)
+    assert {"README.md", "mlx-align.json"} <= set(hub.got[0][1])
+    with pytest.raises(UsageError, match="already something"):
+        again.export("hub", options=options)  # it is done
+
+
+def test_what_waits_for_its_upload_is_taken_for_nothing_else(
+    exporter: Exporter, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, options = Hub(monkeypatch), Options(repo="me/m", format="mlx-fused", verify=False)
+    with pytest.raises(AlignError, match="busy"):
+        exporter.export("hub", options=options)
+    hub.works = True
+    for other in (replace(options, dtype="f16"), replace(options, verify=True)):
+        with pytest.raises(UsageError, match="already something"):
+            exporter.export("hub", options=other)
+    later = Exporter(run)
+    provenance = replace(later.origin.provenance, adapter_digest="f" * 64)
+    later.origin = replace(later.origin, provenance=provenance)
+    with pytest.raises(UsageError, match="already something"):
+        later.export("hub", options=options)
+    assert hub.got == []
+    made = exporter.export("hub", options=replace(options, force=True))
+    assert not any("made before" in note for note in made.notes)
+
+
+def test_repositories_and_formats_have_folders_of_their_own(
+    exporter: Exporter, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, unseen = Hub(monkeypatch), Options(verify=False, format="mlx")
+    hub.works = True
+    for options in (
+        replace(unseen, repo="me/a-b"),
+        replace(unseen, repo="me-a/b"),
+        replace(unseen, repo="me/a-b", format="peft"),
+        replace(unseen, repo="me/a-b", format="gguf"),
+        replace(unseen, repo="me/a-b", format="gguf", type="q8_0"),
+    ):
+        exporter.export("hub", options=options)
+    assert len(left_in(run.path / "exports")) == len(hub.got) == 5
 
 
 def test_lm_studios_folder(exporter: Exporter, tmp_path: Path) -> None:

@@ -115,6 +115,9 @@ def test_a_local_base_is_none_of_the_hubs() -> None:
     assert "base_model" not in front(text)
     assert "`my: [model]`" in text
     assert "huggingface.co" not in text
+    text = card(provenance=replace(PROVENANCE, base="models/Qwen3-0.6B", base_commit=None))
+    assert "base_model" not in front(text), "a folder that is called as a repository might be"
+    assert "huggingface.co" not in text
 
 
 @pytest.mark.parametrize("target", USE)

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from mlx_align.errors import AlignError
 from mlx_align.export.comparing import PROBABILITY_LIMITS, Comparison, bits_of, coarser, compare, judge
 from mlx_align.export.evidence import TOKENS, Evidence, contexts, likeliest
-from mlx_align.export.provenance import Provenance, without_folders
-from tests.unit.export.provenances import PROVENANCE
 
 N, VOCABULARY = 24, 300
 
@@ -223,16 +221,3 @@ def test_damaged_evidence_is_refused(change: str) -> None:
         facts["tokens"] = "many"
     with pytest.raises(AlignError, match="evidence"):
         Evidence.from_json(facts)
-
-
-def test_provenance_survives_metadata() -> None:
-    (text,) = PROVENANCE.metadata().values()
-    assert Provenance.from_json(text) == PROVENANCE
-    with pytest.raises(AlignError, match="provenance"):
-        Provenance.from_json("{}")
-
-
-def test_no_folder_travels() -> None:
-    config = {"model": {"path": "/home/ann/models/mine"}, "rewards": [{"path": "~/secret/judge.py"}], "n": 3}
-    assert without_folders(config) == {"model": {"path": "mine"}, "rewards": [{"path": "judge.py"}], "n": 3}
-    assert without_folders(["Qwen/Qwen3-0.6B", "../data/rows.jsonl"]) == ["Qwen/Qwen3-0.6B", "rows.jsonl"]

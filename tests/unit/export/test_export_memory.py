@@ -13,7 +13,8 @@ import pytest
 from mlx_align.export import adapter as adapters
 from mlx_align.export.adapter import Adapter, Module
 from mlx_align.export.base import Base
-from mlx_align.export.tensors import INDEX, Writer, encode
+from mlx_align.export.tensors import Writer, encode
+from mlx_align.weights import INDEX
 
 WIDTH, LAYERS, SHARDS = 2048, 8, 2
 PARTS = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj")

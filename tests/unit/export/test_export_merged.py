@@ -12,7 +12,8 @@ from mlx_align.errors import UsageError
 from mlx_align.export.adapter import Adapter
 from mlx_align.export.base import Base
 from mlx_align.export.formats import fused, hf
-from mlx_align.export.tensors import INDEX, Tensors, Writer
+from mlx_align.export.tensors import Tensors, Writer
+from mlx_align.weights import INDEX
 from tests.parity import architectures
 from tests.unit.export.exported import (
     adapter_on,

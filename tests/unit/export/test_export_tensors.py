@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
 from mlx_align.errors import DataError, UsageError
-from mlx_align.export.tensors import INDEX, Tensors, Writer, encode
+from mlx_align.export.tensors import Tensors, Writer, encode
+from mlx_align.weights import INDEX
 
 AWKWARD = np.array(
     [0.0, -0.0, 1.0, 1 + 2**-8, 1 + 3 * 2**-8, 2**-133, 3e-40, -65504.0, 1 / 3, np.inf, -np.inf, np.nan],

@@ -11,7 +11,7 @@ from fake_hub import FakeHub, Repo, reached
 from huggingface_hub import constants
 
 from mlx_align.errors import AlignError, UsageError
-from mlx_align.export.hub_upload import upload
+from mlx_align.export.hub_upload import check_access, upload
 
 # huggingface_hub gives httpx a file in a way that httpx no longer wants.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")
@@ -106,7 +106,7 @@ def test_a_repository_that_goes_away_meanwhile(hub: FakeHub, folder: Path) -> No
 def test_a_hub_that_has_trouble(hub: FakeHub, folder: Path) -> None:
     hub.trouble = f"no space for {TOKEN}"
     error = refusal(folder, "me/mine")
-    assert error.message == "the hub refused the upload: no space for hf_..."
+    assert error.message == "the hub refused: no space for hf_..."
     assert error.where == "me/mine"
 
 
@@ -118,13 +118,54 @@ def test_a_token_that_cannot_be_sent(hub: FakeHub, folder: Path) -> None:
 def test_no_network(hub: FakeHub, folder: Path) -> None:
     hub.shut_down()
     error = refusal(folder, "me/mine")
-    assert "the upload failed" in error.message
+    assert "talking to the hub failed" in error.message
     assert "network" in str(error.hint)
 
 
 def test_offline_mode(hub: FakeHub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in refusal(folder, "me/mine").message
+
+
+def refused_before(repo: str, token: str | None = TOKEN, private: bool = True) -> AlignError:
+    with pytest.raises(AlignError) as caught:
+        check_access(repo, token=token, private=private)
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
+    return caught.value
+
+
+@pytest.mark.parametrize("token", [None, "hf_Unknown"])
+def test_asked_before_who_is_not_logged_in(hub: FakeHub, token: str | None) -> None:
+    error = refused_before("me/mine", token)
+    assert error.message == "the hub does not know who you are"
+    assert "hf auth login" in str(error.hint)
+
+
+@pytest.mark.parametrize(("repo", "role"), [("other/mine", "write"), ("me/mine", "read")])
+def test_asked_before_who_may_not_write(hub: FakeHub, repo: str, role: str) -> None:
+    hub.role = role
+    assert refused_before(repo).message == "the hub does not let you write there"
+
+
+def test_asked_before_nothing_is_made(hub: FakeHub) -> None:
+    before = dict(hub.repos)
+    for repo in ("me/mine", "Me/mine", "me-lab/mine"):
+        check_access(repo, token=TOKEN)
+    check_access("me/public", token=TOKEN, private=False)
+    hub.role = "fineGrained"  # whose permissions it does not tell
+    check_access("other/mine", token=TOKEN)
+    assert hub.repos == before
+
+
+def test_asked_before_a_public_repository_is_refused(hub: FakeHub) -> None:
+    assert "--public" in str(refused_before("me/public").hint)
+    hub.repos["me/private"] = Repo({}, private=True)
+    check_access("me/private", token=TOKEN)
+
+
+def test_asked_before_without_network(hub: FakeHub) -> None:
+    hub.shut_down()
+    assert "network" in str(refused_before("me/mine").hint)
 
 
 @pytest.mark.parametrize("repo", ["mine", "a/b/c", "../mine", "me/", "me/a b", "me/a--b", "me/-"])
