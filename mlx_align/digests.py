@@ -9,18 +9,32 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from mlx_align.runs.atomic import write_json
+from mlx_align.weights import weight_files
 
-MODEL = ("*.safetensors", "config.json")
-ADAPTER = ("adapters.safetensors", "adapter_config.json")
-"""The files that decide what a model, or an adapter in mlx-lm's format, computes."""
+Files = Callable[[Path], Iterable[Path]]
+"""Which files of a folder count."""
 
 SETTLED_NS = 2_000_000_000
 """A file younger than this is not noted: on a coarse clock it could change again and keep its times."""
+
+
+def files_of_model(folder: Path) -> list[Path]:
+    """The files that decide what a model computes.
+
+    Raises:
+        DataError: the index of its weights cannot be used.
+    """
+    return [*weight_files(folder), *folder.glob("config.json")]
+
+
+def files_of_adapter(folder: Path) -> list[Path]:
+    """The files that decide what an adapter in mlx-lm's format computes."""
+    return [file for name in ("adapters.safetensors", "adapter_config.json") for file in folder.glob(name)]
 
 
 class Digests:
@@ -34,14 +48,14 @@ class Digests:
     def __init__(self, notes: Path, trouble: Callable[[OSError], None]) -> None:
         self._notes, self._trouble = notes, trouble
 
-    def folder(self, path: Path, patterns: tuple[str, ...]) -> str:
-        """A digest of the names and contents of the files in a folder that fit one of the patterns.
+    def folder(self, path: Path, files: Files) -> str:
+        """A digest of the names and contents of the files in a folder that count.
 
         Raises:
             OSError: one of them cannot be read.
+            DataError: as `files` raises it.
         """
-        files = sorted({file for pattern in patterns for file in path.glob(pattern)})
-        return _digest([[file.name, self.file(file)] for file in files])
+        return _digest([[file.name, self.file(file)] for file in sorted(set(files(path)))])
 
     def file(self, path: Path) -> str:
         """A digest of a file's content.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -67,18 +66,11 @@ def serve(name: str, revision: str | None, requests: Iterable[str], say: Say) ->
 
     constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     parcel = hub.parcel(name, revision)
-    free = _free(parcel.folder)
-    facts = {"files": len(parcel.files), "size": parcel.size, "free": free, "folder": str(parcel.folder)}
-    say({"type": "parcel", **facts})
+    facts = {"size": parcel.size, "free": parcel.free, "folder": str(parcel.folder)}
+    say({"type": "parcel", "files": len(parcel.files), **facts})
     lines = iter(requests)
     if next(lines, None) is None:
         return
-    if parcel.size > free:
-        raise AlignError(
-            f"there is no room for {parcel.size:,} bytes: {free:,} are free",
-            where=str(parcel.folder),
-            hint="Make room, or set HF_HUB_CACHE to a folder on another disk.",
-        )
     stopped, done = threading.Event(), threading.Event()
 
     def listen() -> None:
@@ -121,12 +113,6 @@ def _bytes(blobs: Path) -> int:
     except OSError:  # it is not there yet, or a file got its name just now
         return total
     return total
-
-
-def _free(folder: Path) -> int:
-    """Bytes that are free where a folder is, or will be."""
-    there = next(one for one in (folder, *folder.parents) if one.exists())
-    return shutil.disk_usage(there).free
 
 
 if __name__ == "__main__":

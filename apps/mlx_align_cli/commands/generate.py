@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,10 +112,10 @@ def find_subject(name: str, runs_dir: Path | None, checkpoint: str | None, base:
     from mlx_align.runs.chosen import adapter_of, model_of
 
     path = typed(name)
-    if (path / "adapter_config.json").is_file():
+    if os.path.isfile(path / "adapter_config.json"):  # Path.is_file raises for a name that is too long
         path, checkpoint = _run_of(path, checkpoint, base)
-    is_run_path = (path / "config.toml").is_file()
-    if name == embedded.TINY_CHAT or (not is_run_path and ("/" in name or path.is_dir())):
+    is_run_path = os.path.isfile(path / "config.toml")
+    if name == embedded.TINY_CHAT or (not is_run_path and ("/" in name or os.path.isdir(path))):
         if checkpoint or base:
             raise ConfigError(
                 f"'{name}' is a model; it has no adapter to choose", where="--checkpoint, --base"

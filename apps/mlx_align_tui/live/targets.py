@@ -159,11 +159,12 @@ def weigh(run: RunDirectory) -> Weights | None:
     """What sizes are estimated from; None where model or adapter are not on this disk."""
     from mlx_align.export.base import Base
     from mlx_align.runs.chosen import adapter_of
+    from mlx_align.weights import weight_files
 
     try:
         base = Base.open(Path(str(run.env()["model_folder"])))
         adapter = sum(file.stat().st_size for file in adapter_of(run, None).glob("*.safetensors"))
-        stored = sum(file.stat().st_size for file in base.folder.glob("*.safetensors"))
+        stored = sum(file.stat().st_size for file in weight_files(base.folder))
         return Weights(base.parameters, stored, base.quantised, adapter)
     except (AlignError, OSError, KeyError):
         return None

@@ -1,6 +1,7 @@
 """What the planner must know of a model, from its config.json and the headers of its weights' files.
 
-Nothing is loaded: a safetensors file begins with the names, types and shapes of all its arrays.
+Nothing is loaded: a safetensors file begins with the names, types and shapes of all its arrays. What follows
+them is not looked at, and need not be there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from mlx_align.errors import UsageError
+from mlx_align.errors import DataError, UsageError
+from mlx_align.weights import weight_files
 
 BYTES = {
     **{"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2},
@@ -133,7 +135,11 @@ def read_facts(folder: Path) -> ModelFacts:
     """
     config = _config(folder)
     arrays: dict[str, Stored] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    try:
+        files = weight_files(folder)
+    except DataError as error:
+        raise UsageError(error.message, where=error.where) from None
+    for path in files:
         arrays.update(_header(path))
     if config.get("tie_word_embeddings", False):
         arrays.pop("lm_head.weight", None)

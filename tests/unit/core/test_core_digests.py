@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mlx_align import digests
-from mlx_align.digests import MODEL, Digests
+from mlx_align.digests import Digests, files_of_model
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
-    for name in ("a.safetensors", "b.safetensors", "config.json", "tokenizer.json"):
+    for name in ("model-a.safetensors", "model-b.safetensors", "config.json", "tokenizer.json"):
         (folder / name).write_text(f"content of {name}")
     return folder
 
@@ -47,50 +47,53 @@ def notes(tmp_path: Path) -> Digests:
 
 
 def test_each_file_is_read_once(tmp_path: Path, model: Path, reads: list[str]) -> None:
-    first = notes(tmp_path).folder(model, MODEL)
-    assert reads == ["a.safetensors", "b.safetensors", "config.json"]
-    assert notes(tmp_path).folder(model, MODEL) == first
+    first = notes(tmp_path).folder(model, files_of_model)
+    assert reads == ["config.json", "model-a.safetensors", "model-b.safetensors"]
+    assert notes(tmp_path).folder(model, files_of_model) == first
     assert len(reads) == 3
 
 
 def test_a_copy_is_known_by_the_same_digest(tmp_path: Path, model: Path) -> None:
     shutil.copytree(model, tmp_path / "copy")
-    assert notes(tmp_path).folder(model, MODEL) == notes(tmp_path).folder(tmp_path / "copy", MODEL)
+    assert notes(tmp_path).folder(model, files_of_model) == notes(tmp_path).folder(
+        tmp_path / "copy", files_of_model
+    )
 
 
-@pytest.mark.parametrize("name", ["a.safetensors", "config.json"])
+@pytest.mark.parametrize("name", ["model-a.safetensors", "config.json"])
 def test_a_changed_file_changes_it(tmp_path: Path, model: Path, reads: list[str], name: str) -> None:
     """Also one of the same size whose time was set back."""
-    first = notes(tmp_path).folder(model, MODEL)
+    first = notes(tmp_path).folder(model, files_of_model)
     path = model / name
     before = path.stat()
     data = path.read_bytes()
     path.write_bytes(b"X" + data[1:])
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert notes(tmp_path).folder(model, MODEL) != first
+    assert notes(tmp_path).folder(model, files_of_model) != first
     path.write_bytes(data)
-    assert notes(tmp_path).folder(model, MODEL) == first
+    assert notes(tmp_path).folder(model, files_of_model) == first
 
 
 def test_two_files_that_change_places(tmp_path: Path, model: Path) -> None:
-    first = notes(tmp_path).folder(model, MODEL)
-    (model / "a.safetensors").rename(model / "c")
-    (model / "b.safetensors").rename(model / "a.safetensors")
-    (model / "c").rename(model / "b.safetensors")
-    assert notes(tmp_path).folder(model, MODEL) != first
+    first = notes(tmp_path).folder(model, files_of_model)
+    (model / "model-a.safetensors").rename(model / "c")
+    (model / "model-b.safetensors").rename(model / "model-a.safetensors")
+    (model / "c").rename(model / "model-b.safetensors")
+    assert notes(tmp_path).folder(model, files_of_model) != first
 
 
 def test_a_file_under_another_name(tmp_path: Path, model: Path) -> None:
     """A loader chooses files by their names."""
-    first = notes(tmp_path).folder(model, MODEL)
-    (model / "b.safetensors").rename(model / "bb.safetensors")
-    assert notes(tmp_path).folder(model, MODEL) != first
+    first = notes(tmp_path).folder(model, files_of_model)
+    (model / "model-b.safetensors").rename(model / "model-bb.safetensors")
+    assert notes(tmp_path).folder(model, files_of_model) != first
 
 
 def test_what_the_model_does_not_compute_with_does_not_matter(tmp_path: Path, model: Path) -> None:
-    first = notes(tmp_path).folder(model, MODEL)
+    first = notes(tmp_path).folder(model, files_of_model)
     (model / "tokenizer.json").write_text("another")
-    assert notes(tmp_path).folder(model, MODEL) == first
+    (model / "consolidated.safetensors").write_text("the same weights in a layout that no loader reads")
+    assert notes(tmp_path).folder(model, files_of_model) == first
 
 
 @pytest.mark.parametrize(
@@ -104,12 +107,12 @@ def test_what_the_model_does_not_compute_with_does_not_matter(tmp_path: Path, mo
     ],
 )
 def test_a_damaged_note_is_not_believed(tmp_path: Path, model: Path, reads: list[str], spoil: Any) -> None:
-    first = notes(tmp_path).folder(model, MODEL)
+    first = notes(tmp_path).folder(model, files_of_model)
     for note in (tmp_path / "notes").iterdir():
         note.write_text(spoil(note.read_text()))
-    assert notes(tmp_path).folder(model, MODEL) == first
+    assert notes(tmp_path).folder(model, files_of_model) == first
     assert len(reads) == 6
-    assert notes(tmp_path).folder(model, MODEL) == first
+    assert notes(tmp_path).folder(model, files_of_model) == first
     assert len(reads) == 6, "and it is mended"
 
 
@@ -117,13 +120,13 @@ def test_a_file_that_has_just_been_written_is_not_noted(
     tmp_path: Path, model: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(digests, "SETTLED_NS", 60_000_000_000)
-    notes(tmp_path).folder(model, MODEL)
+    notes(tmp_path).folder(model, files_of_model)
     assert not (tmp_path / "notes").exists()
 
 
 def test_where_nothing_can_be_noted(tmp_path: Path, model: Path, reads: list[str]) -> None:
     told: list[OSError] = []
     (tmp_path / "file").write_text("")
-    first = Digests(tmp_path / "file" / "notes", told.append).folder(model, MODEL)
+    first = Digests(tmp_path / "file" / "notes", told.append).folder(model, files_of_model)
     assert len(told) == 3
-    assert first == notes(tmp_path).folder(model, MODEL)
+    assert first == notes(tmp_path).folder(model, files_of_model)

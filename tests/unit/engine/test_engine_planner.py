@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from mlx_align import backends, embedded
 from mlx_align.backends.mlx.habits import habits
@@ -29,6 +30,7 @@ from mlx_align.engine.planning.advice import changed, quantised
 from mlx_align.engine.reporter import Reporter
 from mlx_align.errors import UsageError, WontFitError
 from mlx_align.events import Alert, Event, Plan
+from mlx_align.weights import INDEX
 from tests import support
 from tests.bench import memory
 
@@ -93,6 +95,24 @@ def test_weights_are_counted_as_they_are_loaded(bits: int, tmp_path: Path) -> No
     loaded = mx.get_active_memory() - before
     assert policy.memory().active
     assert facts.weight_bytes(4) == pytest.approx(loaded, abs=200_000)  # probing leaves a little
+
+
+def test_weights_that_no_loader_reads_are_not_counted(tmp_path: Path) -> None:
+    memory._write_model(memory.Case(), tmp_path)
+    before = read_facts(tmp_path)
+    (weights,) = tmp_path.glob("*.safetensors")
+    arrays = load_file(weights)
+    names = sorted(arrays)
+    parts = {f"model-{part + 1:05}-of-00002.safetensors": names[part::2] for part in range(2)}
+    for file, part in parts.items():
+        save_file({name: arrays[name] for name in part}, tmp_path / file)
+    save_file({f"once.more.{name}": array for name, array in arrays.items()}, weights)
+    weights.rename(tmp_path / "consolidated.safetensors")
+    table = {name: file for file, part in parts.items() for name in part}
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": table}))
+    after = read_facts(tmp_path)
+    assert after.weight_bytes(4) == before.weight_bytes(4)
+    assert set(after.linears) == set(before.linears)
 
 
 def test_a_packed_module_keeps_its_widths(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -38,7 +40,10 @@ class FakeHub:
     Attributes:
         repos: by name.
         writers: token -> whose it is: who may make and change repositories under that name.
+        role: of all tokens, as the hub tells it: "write", "read" or "fineGrained".
         sent: the paths of the files that were sent.
+        served: bytes that were sent of each file, ranges of it included.
+        down: whether it answers everything with an error of its own.
         commits: (repository, message) of what was uploaded.
         large: what came the way of large files, which is for 1000 bytes and more.
         vanishing: repositories that are gone as soon as they are made.
@@ -48,7 +53,10 @@ class FakeHub:
 
     repos: dict[str, Repo]
     writers: dict[str, str] = field(default_factory=dict)
+    role: str = "write"
     sent: list[str] = field(default_factory=list)
+    served: Counter[str] = field(default_factory=Counter)
+    down: bool = False
     commits: list[tuple[str, str]] = field(default_factory=list)
     large: list[bytes] = field(default_factory=list)
     vanishing: set[str] = field(default_factory=set)
@@ -91,12 +99,26 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             parts = unquote(urlsplit(self.path).path).strip("/").split("/")
-            if parts[:2] == ["api", "models"]:
+            if hub.down:
+                self._refuse(500, "")
+            elif parts == ["api", "whoami-v2"]:
+                self._whoami()
+            elif parts[:2] == ["api", "models"]:
                 self._api("/".join(parts[2:4]), parts[4:])
             elif len(parts) > 4 and parts[2] == "resolve":
                 self._file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
             else:
                 self._refuse(404, "EntryNotFound")
+
+        def _whoami(self) -> None:
+            who = self._who()
+            if who is None:
+                return self._refuse(401, "")
+            auth = {"type": "access_token", "accessToken": {"role": hub.role}}
+            self._json({"type": "user", "name": who, "orgs": [{"name": f"{who}-lab"}], "auth": auth})
+
+        def _who(self) -> str | None:
+            return hub.writers.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
 
         def _repo(self, name: str, revision: str) -> Repo | None:
             repo = hub.repos.get(name)
@@ -131,10 +153,16 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if path not in repo.files:
                 return self._refuse(404, "EntryNotFound")
             data = repo.files[path]
-            digest = hashlib.sha1(data).hexdigest()
+            headers = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Linked-Size": str(len(data))}
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if asked:
+                first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
+                headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+                data = data[first : last + 1]
             if self.command == "GET":
                 hub.sent.append(path)
-            self._answer(200, data, {"ETag": f'"{digest}"', "X-Linked-Size": str(len(data))})
+                hub.served[path] += len(data)
+            self._answer(206 if asked else 200, data, headers)
 
         def do_PUT(self) -> None:
             hub.large.append(self._body())
@@ -168,7 +196,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             return body
 
         def _may_write(self, name: str) -> bool:
-            who = hub.writers.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
+            who = self._who()
             if who != name.split("/")[0]:
                 self._refuse(401 if who is None else 403, "")
             return who == name.split("/")[0]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from fake_hub import COMMIT, FakeHub, Repo, reached
 from huggingface_hub import constants
 
 from mlx_align import embedded
-from mlx_align.errors import AlignError, UsageError
-from mlx_align.hub import resolve_model
+from mlx_align.errors import AlignError, DataError, UsageError
+from mlx_align.hub import is_missing, parcel, resolve_model
+from mlx_align.weights import INDEX
 
 NAME = "org/tiny"
 DANGEROUS = {
@@ -23,6 +29,14 @@ DANGEROUS = {
     "tf_model.h5": b"x",
 }
 
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+TWICE = {
+    "consolidated.safetensors": b"weights once more",
+    "original/model.safetensors": b"and again",
+    "original/params.json": b"{}",
+    "onnx/config.json": b"{}",
+}
+
 
 def model_files() -> dict[str, bytes]:
     small = ("config.json", "tokenizer_config.json", "chat_template.jinja")
@@ -31,11 +45,19 @@ def model_files() -> dict[str, bytes]:
     return {**{name: (folder / name).read_bytes() for name in small}, **weights}
 
 
+def sharded_files() -> dict[str, bytes]:
+    files = {**model_files(), "additional_chat_templates/tools.jinja": b"{{ messages }}"}
+    del files["model.safetensors"]
+    index = {"weight_map": dict(zip("ab", SHARDS, strict=True))}
+    return {**files, INDEX: json.dumps(index).encode(), **{file: file.encode() for file in SHARDS}}
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A hub of our own, an empty cache, and no token."""
     repos = {
         NAME: Repo({**model_files(), **DANGEROUS}),
+        "org/twice": Repo({**sharded_files(), **TWICE}),
         "org/gated": Repo(model_files(), gated=True),
         "org/pickled": Repo({"config.json": b"{}", "pytorch_model.bin": b"a pickle"}),
     }
@@ -118,12 +140,119 @@ def test_never_seen_in_offline_mode(hub: FakeHub, monkeypatch: pytest.MonkeyPatc
     assert hub.sent == []
 
 
-def test_a_half_fetched_model_is_not_taken_for_a_whole_one(hub: FakeHub) -> None:
-    source = resolve_model(NAME)
-    (source.folder / "model.safetensors").unlink()
+def test_weights_that_nothing_reads_are_not_fetched(hub: FakeHub) -> None:
+    folder = resolve_model("org/twice").folder
+    assert sorted(hub.sent) == sorted(sharded_files())
+    assert (folder / "additional_chat_templates" / "tools.jinja").is_file()
+    assert not is_missing("org/twice")
+    assert not parcel("org/twice").files
     hub.shut_down()
-    with pytest.raises(AlignError, match="hub cannot be reached"):
+    assert resolve_model("org/twice").folder == folder, "what was not fetched is not missed"
+
+
+@pytest.mark.parametrize("name", [*SHARDS, "config.json"])
+@pytest.mark.parametrize("known", [True, False], ids=["with its list", "without its list"])
+def test_a_part_of_a_model_is_not_taken_for_all_of_it(name: str, known: bool, hub: FakeHub) -> None:
+    folder = resolve_model("org/twice").folder
+    (folder / name).unlink()
+    if not known:  # as other programs leave it
+        shutil.rmtree(folder.parent.parent / "trees", ignore_errors=True)
+    assert is_missing("org/twice")
+    hub.down = True
+    with pytest.raises(AlignError, match=r"not whole in the cache and the hub failed: .*500") as caught:
+        resolve_model("org/twice")
+    assert "try again later" in str(caught.value).lower()
+    hub.down = False
+    assert resolve_model("org/twice").folder == folder
+    assert (folder / name).is_file()
+
+
+def test_an_index_that_cannot_be_used(hub: FakeHub) -> None:
+    hub.repos["org/twice"].files[INDEX] = b"{}"
+    with pytest.raises(DataError, match="index cannot be used") as caught:
+        resolve_model("org/twice")
+    assert caught.value.where == f"org/twice/{INDEX}"
+
+
+def test_how_much_is_fetched_is_said_first(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    resolve_model(NAME)
+    line, *_ = capsys.readouterr().err.splitlines()  # and then the library's progress
+    total = sum(map(len, model_files().values()))
+    assert line == (
+        f"fetching '{NAME}' from the hub: {total / 1000:.0f} KB in 6 files, into {constants.HF_HUB_CACHE}"
+    )
+    resolve_model(NAME)
+    assert "from the hub" not in capsys.readouterr().err, "nothing is fetched"
+
+
+def test_a_disk_without_the_room_is_told_before_anything_comes(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(AlignError, match=f"no room for .* bytes of '{NAME}': 1,000 are free") as caught:
         resolve_model(NAME)
+    assert (type(caught.value), caught.value.where) == (AlignError, str(constants.HF_HUB_CACHE))
+    assert "HF_HUB_CACHE" in str(caught.value.hint)
+    assert hub.sent == []
+
+
+def test_a_hub_that_fails_is_told_where_the_cache_does(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = resolve_model(NAME)
+    capsys.readouterr()
+    hub.down = True
+    assert resolve_model(NAME) == first
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("the hub cannot be used (Server error '500")
+    assert line.endswith(f": '{NAME}' is taken from the cache")
+
+
+def test_offline_mode_is_no_failure(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = resolve_model(NAME)
+    capsys.readouterr()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert resolve_model(NAME) == first
+    assert capsys.readouterr().err == ""
+
+
+def os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize(
+    ("failure", "said", "todo"),
+    [
+        (os_error(errno.ENOSPC), "no room left", "Make room"),
+        (RuntimeError("IO Error: No space left on device (os error 28)"), "no room left", "Make room"),
+        (os_error(errno.EACCES), "cannot be written: Permission denied", "Make it writable"),
+        (os_error(errno.EROFS), "cannot be written: Read-only file system", "Make it writable"),
+    ],
+    ids=["full", "full, told by the transport", "not ours", "read-only"],
+)
+def test_what_is_wrong_with_the_disk_is_not_told_of_the_hub(
+    failure: Exception, said: str, todo: str, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(AlignError, match=said) as caught:
+        resolve_model(NAME)
+    assert caught.value.where == str(constants.HF_HUB_CACHE)
+    assert todo in str(caught.value.hint)
+    assert "hub cannot" not in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_made(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(AlignError, match="cache of models cannot be written: Not a directory") as caught:
+        resolve_model(NAME)
+    assert str(caught.value.where).startswith(str(tmp_path / "file"))
 
 
 def test_a_local_folder_wins_over_the_hub(hub: FakeHub, tmp_path: Path) -> None:

@@ -55,11 +55,12 @@ def test_one_that_is_not_there(name: str) -> None:
 def test_a_folder_without_weights_or_config(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "needs config.json and *.safetensors" in refusal(empty).message
+    assert "needs config.json and model*.safetensors" in refusal(empty).message
     (empty / "config.json").write_text("{}")
     (empty / "pytorch_model.bin").write_bytes(b"a pickle")
+    (empty / "consolidated.safetensors").write_bytes(b"in a layout that nothing here reads")
     error = refusal(empty)
-    assert "needs config.json and *.safetensors" in error.message
+    assert "needs config.json and model*.safetensors" in error.message
     assert error.where == str(empty)
 
 
