@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 from mlx_align.errors import AlignError
 
 if TYPE_CHECKING:
-    from mlx_align.api import align, export_run, verify_export
+    from mlx_align.api import align, export_run, plan, resume, verify_export
+    from mlx_align.runs import RunDirectory
 
 __version__ = "0.1.0"
-__all__ = ["AlignError", "__version__", "align", "export_run", "verify_export"]
+__all__ = [
+    "AlignError", "RunDirectory", "__version__", "align", "export_run", "plan", "resume", "verify_export",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("align", "export_run", "verify_export"):
+    if name in __all__:
         from mlx_align import api
 
         return getattr(api, name)

@@ -17,7 +17,7 @@ outside this tree is a bug and is reported as one, with the path of the log that
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class AlignError(Exception):
@@ -27,6 +27,9 @@ class AlignError(Exception):
         message: one sentence that says what happened.
         where: the place: "file:line", a row, a dotted config key; None when the message says it.
         hint: what to do next, as an instruction; None when the message makes it plain.
+
+    Attributes:
+        run: the `RunDirectory` that ended early, where `mlx_align.align` or `resume` says so; else None.
     """
 
     exit_code: ClassVar[int] = 1
@@ -37,6 +40,7 @@ class AlignError(Exception):
         self.message = message
         self.where = where
         self.hint = hint
+        self.run: Any = None  # runs are built on this module, which therefore does not know their type
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.message}" if self.where else self.message

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlx_align.errors import ConfigError, UsageError
+from mlx_align.paths import typed_new
 from mlx_align_cli import naming, options
 from mlx_align_cli.commands.generate import SUBJECT, find_subject
 
@@ -72,6 +73,7 @@ def chat(
             raise ConfigError(
                 f"{option} has no meaning without --compare base", hint="Give both, or neither."
             )
+    place = typed_new(str(save), "--save") if save is not None else None
     who = find_subject(subject, runs_dir, checkpoint, False)
     if compare and who.adapter is None:
         raise UsageError("there is no adapter, so nothing to compare", where=subject, hint="Give a run.")
@@ -87,7 +89,7 @@ def chat(
         for note in opened.hello.notes:
             print(note, file=sys.stderr)
         order = _order(opened.hello, compare is not None)
-        led = Options(order, blind, save or _file(who.adapter), max_tokens, temperature, top_p)
+        led = Options(order, blind, place or _file(who.adapter), max_tokens, temperature, top_p)
         code = Repl(opened, Talk(system, seed), led, Console(), sys.stdin.isatty()).run()
     raise typer.Exit(code)
 

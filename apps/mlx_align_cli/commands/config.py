@@ -11,6 +11,7 @@ import typer
 
 from mlx_align import methods
 from mlx_align.errors import AlignError, UsageError
+from mlx_align.paths import typed_new
 from mlx_align.presets import PRESETS
 from mlx_align_cli import options, schema
 from mlx_align_cli.naming import program
@@ -38,6 +39,7 @@ def init(
     if str(path) == "-":
         print(text, end="")
         return
+    path = typed_new(str(path), "PATH")
     try:
         with path.open("w" if force else "x", encoding="utf-8") as file:
             file.write(text)

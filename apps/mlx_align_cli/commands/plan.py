@@ -68,6 +68,9 @@ def plan(
 ) -> None:
     """Say how much memory a run would need and whether it fits; nothing is loaded or trained.
 
+    Of a model that is not on this disk yet, only configuration, tokenizer and the headers of its weights are
+    fetched.
+
     It exits with 4 if the run will not fit. How long a run takes is known after its first steps only: the run
     itself shows it then.
     """
@@ -84,7 +87,7 @@ def plan(
     }
     resolved = options.resolved(method, options.merge(named, set_), config, preset)
     spare_torch(resolved.config.backend.name)
-    found = api.plan(resolved)
+    found = api.estimate(resolved)
     if json:
         print(jsonlib.dumps(_as_json(found), indent=2))
     else:

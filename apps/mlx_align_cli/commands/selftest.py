@@ -6,15 +6,19 @@ import json as jsonlib
 import platform
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from mlx_align.config import BackendConfig
-from mlx_align.errors import UsageError
+from mlx_align.errors import ConfigError, UsageError
+from mlx_align.wording import plain
 
 if TYPE_CHECKING:
     from mlx_align.engine.selftest import Report
 
-Dtype = Literal["auto", "float32", "bfloat16"]
+OPTIONS = {"name": "--backend", "device": "--device", "dtype": "--dtype"}
+"""The keys of a backend that can be chosen, and the options that choose them."""
 
 
 def selftest(backend: str | None, device: str | None, dtype: str | None, as_json: bool) -> int:
@@ -24,20 +28,31 @@ def selftest(backend: str | None, device: str | None, dtype: str | None, as_json
         the exit code: 1 if anything disagrees.
 
     Raises:
-        UsageError: the device, or the framework it is compared with, is not there.
+        UsageError: there is no such backend, device or precision, or what it is compared with is not there.
     """
     from mlx_align.engine.selftest import TOLERANCES, run
 
     if dtype not in (None, "auto", *TOLERANCES) or dtype == "tf32":
         raise UsageError(f"the selftest has no tolerances for '{dtype}'", hint="Use float32 or bfloat16.")
-    chosen = {"name": backend, "device": device, "dtype": dtype}
-    config = BackendConfig(**cast(Any, {key: value for key, value in chosen.items() if value is not None}))
-    report = run(config, lambda what: print(what, file=sys.stderr))
+    report = run(_config(name=backend, device=device, dtype=dtype), lambda what: print(what, file=sys.stderr))
     if as_json:
         print(jsonlib.dumps(as_tree(report), indent=2))
     else:
         print(as_markdown(report))
     return 0 if report.passed else 1
+
+
+def _config(**chosen: str | None) -> BackendConfig:
+    """The backend of OPTIONS that were given.
+
+    Raises:
+        ConfigError: one of them is no choice.
+    """
+    try:
+        return BackendConfig.model_validate({key: text for key, text in chosen.items() if text is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(plain([first]), where=OPTIONS[str(first["loc"][0])]) from None
 
 
 def machine() -> str:

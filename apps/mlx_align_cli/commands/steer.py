@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlx_align.errors import ConfigError, UsageError
-from mlx_align.events import RunFinished
 from mlx_align_cli import naming, options, ranks
 from mlx_align_cli.commands.train import start
 from mlx_align_cli.display import Kind, choose
@@ -127,11 +126,14 @@ def resume_run(
     Returns:
         the exit code.
     """
+    from mlx_align.engine.launch import check_resumable
+
     ranks.refuse(detach=detach)
     if ranks.assists():
         return ranks.assist()
     run = naming.find_run(runs_dir, name)
-    _refuse(run, method)
+    _refuse_other(run, method)
+    check_resumable(run)
     ranks.refuse(backend=(moved or {}).get("name", run.config().backend.name))
     if moved:
         old, new = run.config().backend, run.move(moved)
@@ -143,19 +145,10 @@ def resume_run(
     return start(run, detach, kind)
 
 
-def _refuse(run: RunDirectory, method: str | None) -> None:
+def _refuse_other(run: RunDirectory, method: str | None) -> None:
     theirs = run.config().method.name
     if method is not None and theirs != method:
         raise ConfigError(
             f"the run '{run.name}' is {theirs}, not {method}",
             hint=f"`mlx-align {theirs} --resume {run.name}`",
-        )
-    if run.is_running():
-        raise UsageError(
-            f"the run '{run.name}' is running", hint=f"Follow it: `mlx-align runs attach {run.name}`."
-        )
-    if isinstance(run.state().end, RunFinished):
-        raise UsageError(
-            f"the run '{run.name}' has finished; there is nothing left to do",
-            hint="To train further, start a new run with --set adapter.start=" + str(run.adapter),
         )

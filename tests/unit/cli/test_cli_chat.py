@@ -309,6 +309,20 @@ def test_input_that_is_no_text(run: Path, cli: Any, monkeypatch: pytest.MonkeyPa
     assert cli("chat", "last").out == "tuned 0: lone ?\n"
 
 
+def test_a_home_is_put_into_the_path_of_pairs(
+    run: Path, piped: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert piped("Hi\n/left\n", *BOTH, "--save=~/mine.jsonl").code == 0
+    assert len(rows(tmp_path / "home" / "mine.jsonl")) == 1
+    FakeChat.made.clear()
+    result = piped("Hi\n/left\n", *BOTH, "--save=~nobody-of-this-name/mine.jsonl")
+    assert result.code == 2
+    assert "nobody's home" in result.err
+    assert FakeChat.made == [], "told before a model is loaded"
+    assert not list(tmp_path.glob("~*"))
+
+
 def test_a_file_that_cannot_be_written(run: Path, typed: Any) -> None:
     result = typed(["Hi", "/left", "So?"], *BOTH, "--save", "/dev/null/x.jsonl")
     assert result.code == 0

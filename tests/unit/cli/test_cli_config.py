@@ -54,6 +54,15 @@ def test_init_with_a_preset(cli, tmp_path: Path):
     assert written == resolve(gather("orpo", flags={}, preset="quick")).config
 
 
+def test_init_puts_a_home_in(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    assert cli("config", "init", "~/run.toml").code == 0
+    assert (tmp_path / "home" / "run.toml").is_file()
+    assert cli("config", "init", "~nobody-of-this-name.toml").code == 2
+    assert not list(tmp_path.glob("~*"))
+
+
 def test_init_does_not_overwrite(cli, tmp_path: Path):
     (tmp_path / "run.toml").write_text("mine")
     result = cli("config", "init")

@@ -156,6 +156,14 @@ def test_generate_refuses(cli, answers, root: Path):
     assert answers == []
 
 
+def test_a_prompt_in_the_place_of_the_run_is_no_bug(cli, answers):
+    for name in ("What is it? " * 30, "." + "x" * 300, "x" * 5000):
+        result = cli("generate", name, "last")
+        assert result.code == 2
+        assert "there is no " in result.err
+    assert answers == []
+
+
 def test_generate_without_a_prompt(cli, answers, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert cli("generate", "tiny-chat", "-").code == 2

@@ -69,6 +69,8 @@ def test_a_script_cannot_train_on_several_ranks(as_rank: Any) -> None:
     as_rank(1)
     with pytest.raises(UsageError, match="cannot train on several ranks"):
         mlx_align.align("orpo")
+    with pytest.raises(UsageError, match="cannot train on several ranks"):
+        mlx_align.resume(mlx_align.RunDirectory(Path("runs")))
 
 
 @pytest.mark.parametrize(

@@ -148,12 +148,18 @@ def test_paths_are_cut_to_their_last_part(root: Path) -> None:
     env = {
         **run.env(),
         "model_folder": "/home/somebody/models/m",
-        "origins": {"optim.lr": "file /home/somebody/a.toml"},
+        "origins": {
+            "optim.lr": "file /home/somebody/a.toml",
+            "train.seed": "file somebody/my run.toml",
+            "eval.every": "user config /Users/somebody/Library/Application Support/mlx-align/config.toml",
+            "eval.rows": "preset quick",
+        },
     }
     (run.path / "env.json").write_text(json.dumps(env))
     text = read(run).text
     assert "somebody" not in text
-    assert "file a.toml" in text
+    for origin in ("file a.toml", "file my run.toml", "user config config.toml", "preset quick"):
+        assert origin in text
 
 
 def test_a_run_that_has_said_nothing_yet(root: Path) -> None:

@@ -52,6 +52,19 @@ def test_a_dtype_without_tolerances_is_refused(cli, checks):
     assert cli("doctor", "--selftest", "--dtype", "tf32").code == 2
 
 
+@pytest.mark.parametrize(
+    ("option", "wrong", "choice"), [("--backend", "tensorflow", "torch"), ("--device", "metal", "mps")]
+)
+def test_a_choice_that_there_is_not_is_told_with_those_that_there_are(
+    cli, checks, option: str, wrong: str, choice: str
+):
+    result = cli("doctor", "--selftest", option, wrong)
+    assert (result.code, result.out) == (2, "")
+    assert f"'{choice}'" in result.err
+    assert f'"{wrong}"' in result.err
+    assert f"where: {option}\n" in result.err
+
+
 @pytest.mark.parametrize("option", ["--backend=torch", "--device=cpu", "--dtype=float32"])
 def test_doctor_refuses_what_only_the_selftest_uses(cli, option: str):
     result = cli("doctor", option)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from example_run import FINISHED, STOPPED, FakeEngine, make_run, story
 
-from mlx_align import methods
+from mlx_align import embedded, methods
 from mlx_align.runs import STOP, RunDirectory, RunLock
+from tests.unit.hub.fake_hub import FakeHub, Repo, reached
 
 
 @pytest.fixture
@@ -46,6 +48,29 @@ def test_detach_prints_the_name(cli, engines, root: Path):
     name = result.out.strip()
     assert (root / name).is_dir()
     assert f"runs attach {name}" in result.err
+
+
+def test_a_model_that_must_be_fetched_is_told_of_first(cli, monkeypatch, tmp_path: Path, root: Path):
+    from mlx_align.engine import launch
+
+    monkeypatch.setattr(launch, "launch", lambda run: FakeEngine(story(end=FINISHED)))
+    files = {file.name: file.read_bytes() for file in embedded.model_folder().iterdir() if file.is_file()}
+    usage = shutil.disk_usage("/")
+    with FakeHub({"org/tiny": Repo(files)}) as hub, reached(hub, tmp_path, monkeypatch):
+        with monkeypatch.context() as full:
+            full.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10_000_000))
+            result = cli("orpo", "org/tiny")
+            assert (result.code, result.out, hub.sent) == (1, "", [])
+            assert "error: there is no room for 10,5" in result.err
+            assert not root.exists()
+        (tmp_path / "bad.jsonl").write_text("{\n")
+        assert cli("orpo", "org/tiny", "bad.jsonl").code == 3
+        assert hub.sent == [], "the data are read first"
+        result = cli("orpo", "org/tiny")
+        assert result.code == 0
+        told = f"fetching 'org/tiny' from the hub: 11 MB in {len(files)} files, into {tmp_path / 'cache'}"
+        assert result.err.startswith(told)
+        assert "fetching" not in cli("orpo", "org/tiny").err
 
 
 def test_json_streams_events(cli, engines):
