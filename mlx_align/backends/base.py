@@ -21,9 +21,11 @@ from mlx_align.methods.base import Hyperparameters, Method
 T = TypeVar("T")
 State = dict[str, NDArray[Any]]
 """Named arrays: the neutral form of adapters, optimiser slots and gradients."""
-SLOPES_LEAST, SLOPES_MOST = 1e-30, 4096.0
-"""Under a float16 model, d loss / d logps is divided by the largest of: its largest entry; its sum over the
-latter number (an adapter's gradient is a sum over tokens, and a float16 ends at 65,504); and the former."""
+SLOPES_MOST = 4096.0
+"""Under a float16 model the entries of d loss / d logps are scaled to be at most 1, and their sum, without
+signs, at most this: an adapter's gradient is a sum over tokens, and a float16 ends at 65,504."""
+SLOPES_LEAST = 1e-30
+"""They are divided by no less than this, so that a gradient of zero stays zero."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from mlx_align import launched
 from mlx_align.errors import AlignError, DeviceAbortError, UsageError
 from mlx_align.events import Event, RunFailed, RunFinished, RunStopped
 from mlx_align.runs import CHECKPOINT, STOP, EventReader, RunDirectory
+from mlx_align.runs.directory import is_run
+from mlx_align.runs.lock import Holder
 
 POLL_SECONDS = 0.1
 TERMINAL = (RunFinished, RunStopped, RunFailed)
@@ -28,10 +30,15 @@ ADVICE = {
     "(data.max_length) or smaller batches, keep the display off and the Mac awake (`caffeinate -i`), or set "
     "AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1.",
     signal.SIGKILL: "The system may have run out of memory: try smaller batches.",
+}
+"""What may help where an engine was ended by one of these signals."""
+RANKS_ADVICE = {
     signal.SIGTERM: "It was still waiting for the other ranks.",
     signal.SIGALRM: "The other ranks did not come.",
 }
-"""What may help where an engine was ended by one of these signals."""
+"""The same where it was to train with others, for which it waits deaf to requests."""
+NO_DEVICES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
+"""Sent by people, terminals and clocks."""
 
 
 @dataclass
@@ -104,6 +111,25 @@ def launch(run: RunDirectory) -> Engine:
     return Engine(run, process, reader)
 
 
+def check_resumable(run: RunDirectory) -> None:
+    """See that a run can go on, before anything of it is changed.
+
+    Raises:
+        UsageError: there is no such run, an engine works on it, or it has finished.
+    """
+    if not is_run(run.path):
+        raise UsageError(f"there is no run at {run.path}", hint="`mlx-align runs ls` lists them.")
+    if run.is_running():
+        raise UsageError(
+            f"the run '{run.name}' is running", hint=f"Follow it: `mlx-align runs attach {run.name}`."
+        )
+    if isinstance(run.state().end, RunFinished):
+        raise UsageError(
+            f"the run '{run.name}' has finished; there is nothing left to do",
+            hint=f"To train further, start a new run with --set adapter.start={run.adapter}",
+        )
+
+
 def attach(run: RunDirectory) -> Iterator[Event]:
     """All events of a run from its first, then new ones until it ends.
 
@@ -145,11 +171,8 @@ def kill(run: RunDirectory, pid: int | None) -> None:
             hint="The one that was meant has ended; this one goes on.",
         )
     run.control.request(STOP)  # so that whoever looks at how it ended sees that this was wished
-    here = platform.node()
-    if held.host != here:  # over a network disk the lock is seen, but the number is somebody else's here
-        there = f"It runs on '{held.host}', and this is '{here}'."
-        unknown = "Its lock does not say on which machine it runs."
-        raise _out_of_reach(run, held.pid, there if held.host else unknown)
+    if not held.is_here():  # over a network disk the lock is seen, but the number is somebody else's here
+        raise _out_of_reach(run, held.pid, _elsewhere(held))
     try:
         os.kill(held.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -162,6 +185,15 @@ def kill(run: RunDirectory, pid: int | None) -> None:
 
 def _not_running(run: RunDirectory) -> UsageError:
     return UsageError(f"the run '{run.name}' is not running", hint="`mlx-align runs ls` shows which are.")
+
+
+def _elsewhere(held: Holder) -> str:
+    here = platform.node()
+    if held.host == here:
+        return f"It runs on another machine, or in another container, that is called '{here}' too."
+    if held.host:
+        return f"It runs on '{held.host}', and this is '{here}'."
+    return "Its lock does not say on which machine it runs."
 
 
 def _out_of_reach(run: RunDirectory, pid: int, why: str) -> UsageError:
@@ -195,9 +227,12 @@ def death(run: RunDirectory, code: int | None) -> Death:
     if code is None or code >= 0:
         return Death("the engine ended without a last word", "", of_device=False)
     number = signal.Signals(-code)
-    if number is signal.SIGKILL and run.control.requested(STOP):
-        return Death("the engine was killed after it had been asked to stop", "", of_device=False)
-    return Death(f"the engine was ended by {number.name}", ADVICE.get(number, ""), of_device=True)
+    if number in (signal.SIGKILL, signal.SIGTERM) and run.control.requested(STOP):
+        how = "killed" if number is signal.SIGKILL else "ended"
+        return Death(f"the engine was {how} after it had been asked to stop", "", of_device=False)
+    advice = ADVICE if launched.rank() is None else {**ADVICE, **RANKS_ADVICE}
+    message = f"the engine was ended by {number.name}"
+    return Death(message, advice.get(number, ""), of_device=number not in NO_DEVICES)
 
 
 def crash(run: RunDirectory, code: int | None) -> AlignError:

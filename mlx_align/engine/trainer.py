@@ -250,8 +250,11 @@ class Trainer:
         return best
 
     def _watch_memory(self) -> None:
-        if growth := self._memory.look(self._policy.memory()):
-            self._report.alert("memory-growth", growth, step=self.state.step)
+        told = self._world.gather(self._memory.look(self._policy.memory()))  # only rank 0's alerts are read
+        for rank, growth in enumerate(told):
+            if growth is not None:
+                where = f"On rank {rank}: " if len(told) > 1 else ""
+                self._report.alert("memory-growth", f"{where}{growth}", step=self.state.step)
 
     def _save(self) -> None:
         state = self.state

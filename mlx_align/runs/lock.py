@@ -8,6 +8,8 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,10 @@ from mlx_align.errors import UsageError
 
 READER_TRIES, READER_SECONDS = 200, 0.005
 """How often, and how far apart, an engine asks again for a lock that only readers hold."""
+BOOT_ID, PROCESS_IDS = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+BOOT_COMMAND = ("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid")
+"""What tells an id that is new whenever Linux or macOS starts. Containers on one Linux have it in common, but
+number their processes apart."""
 
 
 class Holder(NamedTuple):
@@ -25,10 +31,31 @@ class Holder(NamedTuple):
     Args:
         pid: its process id, on its machine.
         host: that machine's name; "" where an earlier version wrote the lock.
+        boot: what `this_boot` told there; "" where an earlier version wrote the lock, or the system has none.
     """
 
     pid: int
     host: str
+    boot: str = ""
+
+    def is_here(self) -> bool:
+        """Whether it runs on this machine, so that its process id means it here."""
+        # The name is no answer where there is a better one: on macOS it changes with the network.
+        boot = this_boot() if self.boot else ""
+        return self.boot == boot if boot else self.host == platform.node()
+
+
+def this_boot() -> str:
+    """What tells this machine, since it was started, from all others; "" where the system has no such thing.
+
+    On macOS it starts a process.
+    """
+    try:
+        if sys.platform == "darwin":
+            return subprocess.check_output(BOOT_COMMAND, stdin=subprocess.DEVNULL, text=True).strip()
+        return f"{BOOT_ID.read_text().strip()} {os.readlink(PROCESS_IDS)}"
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 class RunLock:
@@ -43,6 +70,7 @@ class RunLock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> RunLock:
+        words = f"{os.getpid()} {platform.node()}\n{this_boot()}\n"
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         if not _lock(descriptor):
             os.close(descriptor)
@@ -51,7 +79,7 @@ class RunLock:
                 hint="Follow it with `mlx-align runs attach`, or stop it with `mlx-align runs stop`.",
             )
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, os.fsencode(f"{os.getpid()} {platform.node()}\n"))
+        os.write(descriptor, os.fsencode(words))
         self._descriptor = descriptor
         return self
 
@@ -106,7 +134,8 @@ def holder(path: Path) -> Holder | None:
 def last_holder(path: Path) -> Holder | None:
     """The engine that holds the lock or held it last, or None."""
     try:
-        pid, _, host = os.fsdecode(path.read_bytes()).strip().partition(" ")
+        first, _, boot = os.fsdecode(path.read_bytes()).strip().partition("\n")
     except FileNotFoundError:
         return None
-    return Holder(int(pid), host) if pid.isdecimal() else None
+    pid, _, host = first.partition(" ")
+    return Holder(int(pid), host, boot) if pid.isdecimal() else None

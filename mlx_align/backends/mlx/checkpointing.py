@@ -24,6 +24,8 @@ from mlx_align.backends.mlx.substitutes import ATTENTION, Substitutes, files_wit
 from mlx_align.errors import UsageError
 
 Checkpointing = Literal["none", "attention", "layers"]
+CALLED = "called_in_training"
+"""The attribute of a checkpointed layer's class that says whether it ever was."""
 
 
 def checkpointed(model: nn.Module, what: Checkpointing) -> Substitutes:
@@ -46,15 +48,31 @@ def checkpointed(model: nn.Module, what: Checkpointing) -> Substitutes:
     return {ATTENTION: _forgetful_attention}
 
 
+def check_called(model: nn.Module) -> None:
+    """See that a model whose layers are checkpointed, and that was called in training, has called them all.
+
+    Raises:
+        UsageError: it uses what is inside its layers, so nothing of them would be computed twice.
+    """
+    if not all(getattr(type(layer), CALLED) for layer in model.layers):
+        raise UsageError(
+            "this architecture does not call its layers, so they cannot be computed twice",
+            where="backend.checkpointing",
+            hint="Use backend.checkpointing=attention, or none.",
+        )
+
+
 def _forgetful(kind: type[nn.Module]) -> type[nn.Module]:
     """A subclass, so that names of parameters and all other attributes stay as they are."""
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if not self.training:
             return kind.__call__(self, *args, **kwargs)
+        setattr(made, CALLED, True)
         return _checkpointed(self, kind.__call__, args, kwargs)
 
-    return type(kind.__name__, (kind,), {"__call__": call})
+    made = type(kind.__name__, (kind,), {"__call__": call, CALLED: False})
+    return made
 
 
 def _checkpointed(layer: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:

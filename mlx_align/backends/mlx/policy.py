@@ -31,7 +31,7 @@ from mlx_align.backends.completions import Asked
 from mlx_align.backends.mlx import adapters, generation
 from mlx_align.backends.mlx.arrays import Arrays, state_of, to_numpy, tree_of
 from mlx_align.backends.mlx.caches import trouble_together
-from mlx_align.backends.mlx.checkpointing import Checkpointing, checkpointed
+from mlx_align.backends.mlx.checkpointing import Checkpointing, check_called, checkpointed
 from mlx_align.backends.mlx.cpu import SUBSTITUTES
 from mlx_align.backends.mlx.gradients import Gradients, scores_of
 from mlx_align.backends.mlx.lanes import Lanes
@@ -57,12 +57,12 @@ class MlxPolicy:
         config: the optimiser, or None for a policy that only scores and generates.
         memory: reports the memory in use.
         compiled: whether MLX compiles the functions of a step.
-        checkpointing: what the backward pass computes a second time (`checkpointing`).
+        checkpointing: what the backward pass computes a second time (`checkpointing`), if there is one.
         lanes: the CPU's, if it computes; a batch is then divided among them and padded no further than its
             rows need. None: it keeps its shape.
 
     Raises:
-        UsageError: this architecture does not allow the checkpointing asked for.
+        UsageError: this architecture does not allow the checkpointing asked for, or to be trained at all.
     """
 
     def __init__(
@@ -84,10 +84,14 @@ class MlxPolicy:
         dropouts = prepare(model)
         mx.eval(model.parameters())
         reading = choose(model, self._lanes.count)
+        if config is None:  # no reason of training keeps a model from generating
+            checkpointing = "none"
+        else:
+            reading.check("trained")
         trouble = trouble_together(model)
         self._together = trouble is None
         self.notes = (*reading.notes, *([ONE_BY_ONE.format(trouble)] if trouble else []))
-        self._forward = reading.forward
+        self._reading, self._forward = reading, reading.forward
         substitutes = scope(model, SUBSTITUTES if lanes else {}, checkpointed(model, checkpointing))
         if checkpointing == "layers":  # a layer that cannot be computed twice says so now, not hours later
             set_keys(dropouts, mx.random.key(0))
@@ -95,6 +99,7 @@ class MlxPolicy:
             with substitutes():
                 reading.forward.model.features(mx.array([[1, 2]]))
             model.eval()
+            check_called(model)
         self._functions = Functions(model, reading.forward, compiled, dropouts, substitutes)
         self._gradients = Gradients(self._functions, reading.forward, self._lanes)
         if config is not None:
@@ -115,7 +120,12 @@ class MlxPolicy:
     # Forward
 
     def logps(self, batch: Batch, *, temperature: float = 1.0) -> NDArray[np.float32]:
-        """(N, T) log-probabilities of the branch tokens under the policy."""
+        """(N, T) log-probabilities of the branch tokens under the policy.
+
+        Raises:
+            UsageError: all that can be done with this model is to generate.
+        """
+        self._reading.check("scored")
 
         def build(part: Part) -> mx.array:
             inputs = self._forward.inputs(part.batch)
@@ -126,7 +136,12 @@ class MlxPolicy:
         return spread(batch, parts, [to_numpy(logps) for logps in made])
 
     def next_logps(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """(N, V) log-probabilities of every token to come next, each prompt read by itself."""
+        """(N, V) log-probabilities of every token to come next, each prompt read by itself.
+
+        Raises:
+            UsageError: as in `logps`.
+        """
+        self._reading.check("scored")
         self._model.eval()
         split = self._forward.model
 
@@ -138,7 +153,12 @@ class MlxPolicy:
         return np.stack([after(prompt) for prompt in prompts])
 
     def evaluate(self, batch: Batch, objective: Objective) -> Scores:
-        """Loss and metrics without gradient, dropout off."""
+        """Loss and metrics without gradient, dropout off.
+
+        Raises:
+            UsageError: as in `logps`.
+        """
+        self._reading.check("scored")
 
         def build(part: Part) -> tuple[Arrays, Arrays, mx.array]:
             inputs = self._forward.inputs(part.batch)

@@ -39,56 +39,73 @@ BRANCHES = ((12, 3, 5, 1, 9), (2, 8), (7, 7, 4), (1, 6, 13, 2))
 
 @dataclass(frozen=True)
 class Reading:
-    """How a model is read, and what could not be used, as sentences for a person."""
+    """How a model is read.
+
+    Attributes:
+        forward: the way.
+        notes: what could not be used, as sentences for a person.
+        trouble: why that is not the network which generates; None: it is.
+    """
 
     forward: Forward
     notes: tuple[str, ...]
+    trouble: str | None
+
+    def check(self, done: str) -> None:
+        """See that the model may be read for what is to be done with it, "trained" or "scored".
+
+        Raises:
+            UsageError: all that can be done with it is to generate.
+        """
+        if self.trouble is not None:
+            raise UsageError(
+                f"this model would not be {done} as it generates: with a cache it is another network, and "
+                f"{self.trouble}",
+                hint="Use a model of another architecture.",
+            )
 
 
 def choose(model: nn.Module, lanes: int = 1) -> Reading:
     """The fastest way of reading a model that agrees with the plain one on a tiny batch, in so many lanes.
 
     Raises:
-        UsageError: the model generates as another network than could be trained.
+        UsageError: the model cannot be computed at all.
     """
     model.eval()
     batch = _tiny_batch()
     ids, starts = map(mx.array, whole_sequences(batch))
-    cached = _needs_caches(model, ids[:1])
+    cached, untrue = _needs_caches(model, ids[:1])
     plain = SplitModel(model, whole=True, cached=cached).features(ids)
     split, notes = _split(model, cached, ids, plain)
     trouble = _sharing_trouble(split, batch, ids, starts) or _window_trouble(split, batch)
     if trouble is not None:
         note = f"Prompts are read once for every answer instead of once for all, because {trouble}."
         notes = (*notes, note)
-    return Reading(Forward(split, trouble is None, plain.shape[-1], lanes), notes)
+    return Reading(Forward(split, trouble is None, plain.shape[-1], lanes), notes, untrue)
 
 
-def _needs_caches(model: nn.Module, ids: mx.array) -> bool:
-    """Whether the model reads (1, L) ids otherwise without a cache than with one, as it does to generate.
+def _needs_caches(model: nn.Module, ids: mx.array) -> tuple[bool, str | None]:
+    """Whether the model needs caches that a gradient goes through to read (1, L) ids as it does to generate.
+
+    Returns:
+        whether; and why it does not read them so even with those, None if it does.
 
     Raises:
-        UsageError: it does, and with caches that a gradient goes through it does so still; or it cannot be
-            computed at all.
+        UsageError: it cannot be computed at all.
     """
     generates = _generates(model, ids)
     each_alone = model(ids.T).swapaxes(0, 1)  # every token without those before it
     if not mx.isfinite(generates).all():
-        return False  # nothing to compare with; a run says so itself, at its first update
+        return False, None  # nothing to compare with; a run says so itself, at its first update
 
     def trouble(cached: bool) -> str | None:
         read = SplitModel(model, whole=True, cached=cached)
         return trouble_of(lambda: read.features(ids), generates, each_alone)
 
     if trouble(cached=False) is None:
-        return False
+        return False, None
     still = trouble(cached=True)
-    if still is None:
-        return True
-    raise UsageError(
-        f"this model would not be trained as it generates: with a cache it is another network, and {still}",
-        hint="Use a model of another architecture.",
-    )
+    return still is None, still
 
 
 def _generates(model: nn.Module, ids: mx.array) -> mx.array:

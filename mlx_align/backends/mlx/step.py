@@ -70,6 +70,11 @@ def _unscaled(derivatives: Any, scale: mx.array | None) -> Any:
     return tree_map(lambda x: x.astype(mx.float32) / scale, derivatives)
 
 
+def _most_of_a_channel(by_held: Held) -> mx.array:
+    """The largest sum over batch and positions, without signs, in (B, H, P, D) derivatives."""
+    return mx.stack([mx.abs(x).sum(axis=(0, 2)).max() for layer in by_held for x in layer]).max()
+
+
 def to_arrays(batch: Batch) -> Arrays:
     """A numpy batch as named MLX arrays; the rows' names stay behind."""
     named = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "rows"}
@@ -185,11 +190,15 @@ class Functions:
         return held
 
     def through_prefixes(self, prefixes: mx.array, key: mx.array, by_held: Held) -> Arrays:
-        """The adapter's gradient through the keys and values of `prefixes`, from the derivatives by them."""
+        """The adapter's gradient through the keys and values of `prefixes`, from the derivatives by them.
+
+        It is a sum over all tokens of the prompts. So under a float16 model the derivatives by each channel
+        of a layer's keys or values are scaled to a sum of at most SLOPES_MOST, as those by log-probabilities.
+        """
 
         def pure(adapter: Arrays, prefixes: mx.array, key: mx.array, by_held: Held) -> Arrays:
             set_keys(self.dropouts, key)
-            slopes, scale = self._scaled(by_held)
+            slopes, scale = self._scaled(by_held, _most_of_a_channel(by_held) / SLOPES_MOST)
 
             def value(adapter: Arrays) -> mx.array:
                 self._put(adapter)
@@ -211,7 +220,7 @@ class Functions:
     ) -> mx.array:
         return self.forward.logps(inputs, batch, grad=grad, temperature=objective.temperature, held=held)
 
-    def _scaled(self, slopes: Any, least: mx.array | float = 0.0) -> tuple[Any, mx.array | None]:
+    def _scaled(self, slopes: Any, least: mx.array) -> tuple[Any, mx.array | None]:
         """The derivatives that a way back begins with, and what they were multiplied by; None: by nothing.
 
         Under a float16 model they are divided by the largest of them, or by `least` if that is more.

@@ -132,7 +132,8 @@ class TorchPolicy:
         loss = _loss(objective, given, tensors)
         value = torch.stack([loss.sums[term] / counts[term] for term in loss.sums]).sum()
         (slopes,) = torch.autograd.grad(value, given)
-        # A float16 could not hold them, so its way back begins with 1 (loss scaling: arXiv:1710.03740).
+        # A float16 could not hold them, so its way back begins with at most 1 for a log-probability, and at
+        # most SLOPES_MOST for all of them (loss scaling: arXiv:1710.03740).
         sizes = slopes.abs()
         largest = torch.maximum(sizes.max(), sizes.sum() / SLOPES_MOST).clamp(min=SLOPES_LEAST)
         scale = 1 / largest if self._float16 else 1.0

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlx_align import backends, embedded
 from mlx_align.backends.base import Objective, Policy, State
+from mlx_align.backends.mlx.probe import choose
+from mlx_align.backends.mlx.step import Functions
 from mlx_align.batch import Batch
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
 from mlx_align.data import collate
@@ -18,6 +21,8 @@ from tests import support
 MANY = 1e5
 """The window has so many batches like the one at hand."""
 GROUP = 4
+LARGE = 4.0
+"""An adapter's derivatives, so many times larger, do not fit into a float16 if 16,384 are added up."""
 
 
 def policy(backend: str, dtype: str, **options: Any) -> Policy:
@@ -69,6 +74,26 @@ def test_nor_that_of_a_group_in_pieces(compiled: str) -> None:
     objective = replace(support.objective("grpo", group_size=GROUP), branches_at_once=3)
     want = gradient(policy("mlx", "float32"), batch, objective)
     got = gradient(policy("mlx", "float16", compile=compiled), batch, objective)
+    assert error(got, want) < 4e-3
+
+
+def test_nor_does_a_sum_over_the_tokens_of_long_prompts_become_infinite() -> None:
+    """Their derivatives have the same sign where all of them help."""
+
+    def through(dtype: str) -> State:
+        made: Any = policy("mlx", dtype)
+        made.load_adapter_state(
+            {name: x * (LARGE if name.endswith("lora_a") else 1) for name, x in made.adapter_state().items()}
+        )
+        model = made._model
+        model.model.layers = model.model.layers[:1]  # whose keys and values are quickly had
+        functions = Functions(model, choose(model).forward, False, [])
+        prefixes, key = mx.full((64, 256), 5, mx.int32), mx.random.key(0)
+        by_held = [[mx.ones(x.shape) for x in pair] for pair in functions.prefixes(prefixes, key)]
+        gradient = functions.through_prefixes(prefixes, key, by_held)
+        return {name: np.array(x) for name, x in gradient.items()}
+
+    want, got = through("float32"), through("float16")
     assert error(got, want) < 4e-3
 
 

@@ -14,10 +14,10 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
-from mlx_align.backends.base import MemoryUse
+from mlx_align.backends.base import MemoryUse, Sampling
 from mlx_align.backends.mlx import cpu
 from mlx_align.backends.mlx.caches import trouble_together
-from mlx_align.backends.mlx.checkpointing import checkpointed
+from mlx_align.backends.mlx.checkpointing import Checkpointing, checkpointed
 from mlx_align.backends.mlx.forward import Forward
 from mlx_align.backends.mlx.lora import prepare, set_keys
 from mlx_align.backends.mlx.policy import MlxPolicy
@@ -25,8 +25,10 @@ from mlx_align.backends.mlx.prefix import Recorder
 from mlx_align.backends.mlx.probe import choose
 from mlx_align.backends.mlx.step import to_arrays, to_batch
 from mlx_align.backends.mlx.substitutes import scope
+from mlx_align.config import OptimConfig
 from mlx_align.data import Example, collate
 from mlx_align.errors import UsageError
+from tests import support
 
 WINDOW = 8
 """Shorter than the prompts."""
@@ -180,6 +182,15 @@ def with_lora(model: nn.Module, dropout: float = 0.0, **facts: Any) -> nn.Module
     return model
 
 
+def policy_of(
+    model: nn.Module, optim: OptimConfig | None, checkpointing: Checkpointing = "none"
+) -> MlxPolicy:
+    def memory() -> MemoryUse:
+        return MemoryUse(0, 0, 0)
+
+    return MlxPolicy(model, {}, optim, memory, compiled=False, checkpointing=checkpointing)
+
+
 def examples() -> list[Example]:
     rng = np.random.default_rng(0)
 
@@ -302,7 +313,7 @@ def test_a_model_that_is_another_with_a_cache_is_trained_as_it_generates(what: A
 def test_a_model_that_cannot_be_trained_as_it_generates_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Recorder, "keys_and_values")
     with pytest.raises(UsageError, match="would not be trained as it generates"):
-        choose(build("gemma3n", **GEMMA3N))
+        policy_of(with_lora(build("gemma3n", **GEMMA3N), keys=ATTENTION), OptimConfig())
 
 
 def test_a_model_that_bears_no_adapter_on_some_layer_is_refused_with_a_way_out() -> None:
@@ -341,14 +352,39 @@ def test_a_layer_whose_cache_a_checkpoint_cannot_see_is_refused() -> None:
 
 def test_it_is_refused_before_anything_else_is_done() -> None:
     with pytest.raises(UsageError, match="hand on a ConcatenateKVCache"):
-        MlxPolicy(
-            with_lora(build("afm7", **AFM7), keys=ATTENTION),
-            {},
-            None,
-            lambda: MemoryUse(0, 0, 0),
-            compiled=False,
-            checkpointing="layers",
-        )
+        policy_of(with_lora(build("afm7", **AFM7), keys=ATTENTION), OptimConfig(), "layers")
+
+
+def test_a_model_that_does_not_call_its_layers_is_refused() -> None:
+    """A checkpoint would never be entered, and nobody would know why memory is not less."""
+    loop = {"loop_window_size": WINDOW}
+    with pytest.raises(UsageError, match="does not call its layers") as caught:
+        policy_of(with_lora(build("iquestloopcoder", **loop)), OptimConfig(), "layers")
+    assert caught.value.where == "backend.checkpointing"
+    policy_of(with_lora(build("iquestloopcoder", **loop)), OptimConfig(), "attention")
+
+
+def test_a_model_that_is_only_to_generate_is_not_refused_for_reasons_of_training() -> None:
+    judge = policy_of(build("afm7", **AFM7), None, "layers")
+    ((one,),) = judge.generate([[5, 9, 2]], sampling=Sampling(max_tokens=3), stop_ids=[])
+    assert len(one.token_ids) == 3
+
+
+def test_what_is_another_network_without_a_cache_may_generate_but_not_be_scored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(Recorder, "keys_and_values")
+    judge = policy_of(build("gemma3n", **GEMMA3N), None)
+    ((one,),) = judge.generate([[5, 9, 2]], sampling=Sampling(max_tokens=3), stop_ids=[])
+    assert len(one.token_ids) == 3
+    batch = collate(examples())
+    for score in (
+        lambda: judge.logps(batch),
+        lambda: judge.evaluate(batch, support.objective("orpo")),
+        lambda: judge.next_logps([[5, 9, 2]]),
+    ):
+        with pytest.raises(UsageError, match="would not be scored as it generates"):
+            score()
 
 
 def test_dropout_is_drawn_once_for_both_computations() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import mlx_align
+from mlx_align import launched
 from mlx_align.engine.launch import Engine, attach, crash, kill, launch
 from mlx_align.errors import AlignError, DataError, DeviceAbortError, UsageError
 from mlx_align.events import Event, RunFinished, RunStarted, RunStopped, Step
@@ -90,6 +91,16 @@ def test_an_engine_that_hangs_is_killed_whoever_started_it(tmp_path: Path, leads
     assert "killed after it had been asked to stop" in how.message
 
 
+def test_an_engine_is_killed_where_the_machine_has_another_name_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = support.new_run(tmp_path / "runs")
+    with support.lock_holder(run.lock) as process:
+        monkeypatch.setattr(platform, "node", lambda: "macbook.lan")
+        kill(run, run.pid())
+        assert process.wait() == -signal.SIGKILL
+
+
 def test_an_engine_that_has_come_meanwhile_is_not_killed(tmp_path: Path) -> None:
     run = support.new_run(tmp_path / "runs")
     with support.lock_holder(run.lock) as process:
@@ -104,6 +115,10 @@ def test_an_engine_that_has_come_meanwhile_is_not_killed(tmp_path: Path) -> None
     [
         ("{pid} elsewhere", f"It runs on 'elsewhere', and this is '{platform.node()}'"),
         ("{pid}", "Its lock does not say on which machine it runs"),
+        (
+            f"{{pid}} {platform.node()}\nanother start",
+            f"It runs on another machine, or in another container, that is called '{platform.node()}' too",
+        ),
         (f"{2**22 + 1} {platform.node()}", "No process of this number is seen here"),
     ],
 )
@@ -171,6 +186,10 @@ def test_what_python_is_told_when_it_cannot_begin(tmp_path: Path) -> None:
         (-signal.SIGABRT, DeviceAbortError, "data.max_length"),
         (-signal.SIGKILL, DeviceAbortError, "smaller batches"),
         (-signal.SIGSEGV, DeviceAbortError, "SIGSEGV"),
+        (-signal.SIGTERM, AlignError, "ended by SIGTERM"),
+        (-signal.SIGINT, AlignError, "ended by SIGINT"),
+        (-signal.SIGHUP, AlignError, "ended by SIGHUP"),
+        (-signal.SIGALRM, AlignError, "ended by SIGALRM"),
         (1, AlignError, "without a last word"),
         (None, AlignError, "without a last word"),
     ],
@@ -182,3 +201,34 @@ def test_how_a_death_is_told(tmp_path: Path, code: int | None, kind: type[AlignE
     assert error.hint is not None
     assert "runs resume" in error.hint
     assert "my-run" in error.hint
+    assert "ranks" not in error.hint, "it was alone"
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (signal.SIGTERM, "still waiting for the other ranks"),
+        (signal.SIGALRM, "ranks did not come"),
+        (signal.SIGABRT, "data.max_length"),
+    ],
+)
+def test_how_the_death_of_a_rank_is_told(
+    tmp_path: Path, number: signal.Signals, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launched, "rank", lambda: 0)
+    assert advice in (crash(RunDirectory(tmp_path / "my-run"), -number).hint or "")
+
+
+def test_a_rank_that_is_stopped_while_it_waits_for_the_others_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Engine.stop` ends it by a signal then, because it hears no request."""
+    monkeypatch.setattr(launched, "rank", lambda: 0)
+    run = support.new_run(tmp_path / "runs")
+    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as process:
+        engine = Engine(run, process, EventReader(run.events))
+        engine.stop()
+        with pytest.raises(AlignError, match="ended after it had been asked to stop") as caught:
+            list(engine.events())
+    assert type(caught.value) is AlignError
+    assert "waiting" not in (caught.value.hint or "")
