@@ -20,6 +20,11 @@ SAMPLING = ("sampling.", "rollout.", "rewards", "train.branches_at_once", "eval.
 NO_SAMPLING = ("train.tokens_per_batch",)
 """Keys that mean something only where the answers are in the data."""
 
+COMPARED = "log-probabilities with dropout would be compared with ones without it"
+"""Why grpo does not go together with dropout."""
+UNCOMPARED = "keep rollout.updates = 1, method.num_iterations = 1 and method.beta = 0"
+"""The settings with which it does."""
+
 
 def concerns(key: str, method: str) -> bool:
     """Whether a dotted key has a meaning for a method."""
@@ -36,6 +41,17 @@ def metrics_of(method: str) -> tuple[str, ...]:
             return ("loss", "accuracy", "margin")
         case "prompt":
             return ("reward",)
+
+
+def compares(config: RunConfig) -> bool:
+    """Whether a method that samples compares log-probabilities with ones that were scored before the update.
+
+    With dropout in the former alone, ratios differ from 1 although the policy has not moved.
+    """
+    if methods.get(config.method.name).rows != "prompt":
+        return False
+    hp = GrpoHyperparameters(**config.method.hyperparameters)
+    return hp.beta > 0 or config.rollout.updates * hp.num_iterations > 1
 
 
 def check_combinations(config: RunConfig, origins: Mapping[str, str], asked: AbstractSet[str]) -> None:
@@ -95,6 +111,8 @@ class _Check:
         if longest >= config.data.max_length:
             message = f"data.max_length = {config.data.max_length} leaves no room for a prompt beside them"
             self.refuse("sampling.max_tokens", message, "Make it smaller, or data.max_length larger.")
+        if config.adapter.start is None and config.adapter.dropout and compares(config):
+            self.refuse("adapter.dropout", COMPARED, f"Set it to 0, or {UNCOMPARED}.")
         hp = GrpoHyperparameters(**config.method.hyperparameters)
         if (config.train.branches_at_once or 0) > hp.group_size:
             message = f"a group has only {hp.group_size} completions"

@@ -14,6 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 EXCLUSIVE = (("train.epochs", "train.steps"), ("train.batch_size", "train.tokens_per_batch"))
 """Keys of which a run has exactly one. The first has a default, which the second takes away by being set."""
 
+PATHS = ("model.path", "data.path", "adapter.start", "runs.dir", "runs.cache")
+"""Keys that say where a person keeps something; `model.path` may be a hub id instead."""
+REWARD_PATHS = ("name", "function", "model")
+"""The same of a [[rewards]] table, where `prepare` makes every path a whole one."""
+
 
 class Section(BaseModel):
     """A group of keys: frozen, and unknown keys are refused."""
@@ -56,7 +61,8 @@ class DataConfig(Section):
     max_length: int = Field(default=2048, ge=8, description="longest prompt plus response, in tokens")
     too_long: Literal["drop", "truncate-prompt", "error"] = Field(
         default="drop",
-        description="what to do with a longer row: leave it out, cut its prompt's beginning, or refuse",
+        description="what to do with a longer row: leave it out, cut its prompt's beginning (while 32 tokens "
+        "of it stay), or refuse",
     )
     valid_fraction: float = Field(
         default=0.05,
@@ -136,13 +142,18 @@ class SamplingConfig(Section):
     temperature: float = Field(
         default=1.0, gt=0, description="divides the logits, in sampling and in the loss alike"
     )
-    top_p: float = Field(default=1.0, gt=0, le=1, description="nucleus sampling; 1: off")
-    top_k: int = Field(default=0, ge=0, description="only the k likeliest tokens; 0: off")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="nucleus sampling (not in the loss); 1: off")
+    top_k: int = Field(default=0, ge=0, description="only the k likeliest tokens (not in the loss); 0: off")
     min_p: float = Field(
-        default=0.0, ge=0, lt=1, description="only tokens at least so likely, as a share of the likeliest's"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="only tokens at least so likely, as a share of the likeliest's (not in the loss); 0: off",
     )
     repetition_penalty: float = Field(
-        default=1.0, gt=0, description="tokens that were there already become less likely; 1: off"
+        default=1.0,
+        gt=0,
+        description="tokens that were there already become less likely (not in the loss); 1: off",
     )
     stop: tuple[str, ...] = Field(
         default=(), description="a completion also ends where it comes to one of these texts"
@@ -154,6 +165,12 @@ class SamplingConfig(Section):
         if not all(self.stop):
             raise ValueError("stop has an empty text, which would end every completion at once")
         return self
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """Those that are on of the keys by which completions are drawn and which the loss leaves out."""
+        off = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+        return tuple(name for name, value in off.items() if getattr(self, name) != value)
 
 
 class RolloutConfig(Section):

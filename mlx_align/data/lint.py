@@ -22,8 +22,8 @@ class Finding:
     """A warning about the data.
 
     Attributes:
-        code: "duplicate-rows", "contradictory-pairs", "contradictory-answers", "length-bias",
-            "inside-thought" or "many-dropped".
+        code: "duplicate-rows", "contradictory-pairs", "contradictory-answers", "earlier-turns",
+            "length-bias", "inside-thought" or "many-dropped".
         message: what was found and why it matters, in one sentence.
         rows: the names of the rows concerned; empty where it is all of them.
     """
@@ -39,6 +39,7 @@ def lint(rows: Sequence[Row], tokenized: Tokenized) -> tuple[Finding, ...]:
         _duplicates(rows),
         _contradictions(rows),
         _two_answers(rows),
+        _earlier_turns(rows),
         _length_bias(tokenized.examples),
         _inside_thought(tokenized.examples),
         _dropped(rows, tokenized),
@@ -80,6 +81,22 @@ def _two_answers(rows: Sequence[Row]) -> Finding | None:
         return None
     message = f"{len(torn)} of {len(rows)} rows ask what another row asks and give another right answer"
     return Finding("contradictory-answers", message, torn)
+
+
+def _earlier_turns(rows: Sequence[Row]) -> Finding | None:
+    """Other trainers learn every turn of the assistant, or all of `messages`; here it is the last."""
+    longer = tuple(
+        row.name
+        for row in rows
+        if row.answer_keys == ("messages",) and any(turn["role"] == "assistant" for turn in row.prompt)
+    )
+    if not longer:
+        return None
+    message = (
+        f"{len(longer)} of {len(rows)} rows have earlier turns of the assistant in 'messages', which are read"
+        " and not learnt: only its last turn is (to learn one of them too, make a row that ends with it)"
+    )
+    return Finding("earlier-turns", message, longer)
 
 
 def _length_bias(examples: Sequence[Example]) -> Finding | None:

@@ -101,9 +101,10 @@ def parse_row(kind: RowKind, path: Path | str, line: int, row: Mapping[str, Any]
     A pair is `prompt`, `chosen` and `rejected` as text; the same as message lists, each answer one
     assistant message; or `chosen` and `rejected` alone, two conversations that differ only in the
     assistant's last turn. A completion is `prompt` and `completion`, or `messages` that end with the
-    assistant's turn. A prompt stands under one of QUESTIONS, as text or as a message list, with the right
-    answer in `answer` (where it ends in "#### 42" or in \\boxed{42}, that counts) or at the end of
-    `solution`, or without one. Other keys are allowed and left alone.
+    assistant's turn: that turn is learnt, and all before it, the assistant's own included, is the prompt. A
+    prompt stands under one of QUESTIONS, as text or as a message list, with the right answer in `answer`
+    (where it ends in "#### 42" or in \\boxed{42}, that counts) or at the end of `solution`, or without one.
+    Other keys are allowed and left alone.
 
     Raises:
         DataError: the object has another shape, a value has the wrong type, or nothing could be learnt

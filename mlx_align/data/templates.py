@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from types import FrameType
 from typing import Any, Protocol
@@ -20,6 +22,8 @@ MAX_SECONDS = 5.0
 
 MAX_CHARACTERS = 4_000_000
 """Longest text a template may make of one conversation."""
+
+_CLOCK = re.compile(r"""\bstrftime_now\(\s*(?P<quote>['"])(?P<format>[^'"\\]*)(?P=quote)\s*\)""")
 
 _FAULTY = "The chat template comes with the model (chat_template.jinja); this one may be faulty or hostile."
 
@@ -34,6 +38,10 @@ class Tokenizer(Protocol):
     @property
     def all_special_tokens(self) -> Sequence[str]:
         """Tokens with a part of their own: begin, end, padding, ..."""
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The token that begins a text, None where there is none."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """The token ids of a text."""
@@ -129,6 +137,19 @@ def wrap_tokenizer(tokenizer: Any) -> ChatTokenizer:
     ends = getattr(tokenizer, "eos_token_ids", ())
     stop_ids = frozenset({eos_id, *(ends if isinstance(ends, set | list | tuple) else ())})
     return ChatTokenizer(tokenizer, eos_id, stop_ids)
+
+
+def dated(template: str, moment: datetime) -> str:
+    """A chat template that writes one moment's date on any day.
+
+    Templates read the clock by `strftime_now("%d %b %Y")`, a function of transformers' own that no argument
+    replaces. So what it would have given then is written in place of each call whose argument is a literal.
+
+    Args:
+        template: Jinja.
+        moment: by the clock that a person would have looked at.
+    """
+    return _CLOCK.sub(lambda call: repr(moment.strftime(call["format"])), template)
 
 
 @contextmanager

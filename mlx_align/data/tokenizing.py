@@ -17,6 +17,9 @@ from mlx_align.errors import DataError
 TooLong = Literal["drop", "truncate-prompt", "error"]
 """What to do with a row longer than the limit, as in `config.DataConfig.too_long`."""
 
+LEAST_PROMPT = 32
+"""Tokens that must be left of a prompt that is cut: what opens the answer, and a sentence of the question."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -66,8 +69,8 @@ def tokenize_rows(
         rows: at least one.
         tokenizer: from `wrap_tokenizer`.
         max_length: longest prompt plus answer, in tokens.
-        too_long: leave a longer row out, cut the beginning of its prompt (where the answers alone leave
-            room for a token of it; else leave it out), or refuse it.
+        too_long: leave a longer row out, cut the beginning of its prompt but for a BOS token (where the
+            answers leave room for LEAST_PROMPT tokens; else leave the row out), or refuse it.
         reserved: tokens of `max_length` to keep free, for an answer that the policy will write.
 
     Raises:
@@ -85,7 +88,9 @@ def tokenize_rows(
             examples.append(example)
         elif too_long == "error":
             raise _too_long(row, example, max_length, reserved)
-        elif too_long == "truncate-prompt" and (shorter := _cut_prompt(example, max_length - reserved)):
+        elif too_long == "truncate-prompt" and (
+            shorter := _cut_prompt(example, max_length - reserved, tokenizer)
+        ):
             examples.append(shorter)
             truncated.append(row.name)
         else:
@@ -177,10 +182,17 @@ def _end_of_turn(tail: str, tokenizer: ChatTokenizer) -> int:
     return next((token for token in tokenizer.encode(tail) if token in tokenizer.stop_ids), tokenizer.eos_id)
 
 
-def _cut_prompt(example: Example, max_length: int) -> Example | None:
-    """The example with the end of its prompt only, or None where the branches leave no room for any."""
+def _cut_prompt(example: Example, max_length: int, tokenizer: ChatTokenizer) -> Example | None:
+    """The example with the end of its prompt only, or None where the branches leave too little room for it.
+
+    A BOS token stays where it is: models that were taught with one read badly without.
+    """
     room = max_length - max(map(len, example.branch_ids), default=0)
-    return replace(example, prompt_ids=example.prompt_ids[-room:]) if room > 0 else None
+    if room < LEAST_PROMPT:
+        return None
+    first = example.prompt_ids[:1]
+    begin = first if first == (tokenizer.tokenizer.bos_token_id,) else ()
+    return replace(example, prompt_ids=begin + example.prompt_ids[len(begin) - room :])
 
 
 def _too_long(row: Row, example: Example, max_length: int, reserved: int) -> DataError:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mlx_align import methods
+from mlx_align.backends.adapter_files import read_facts
 from mlx_align.backends.base import Objective
+from mlx_align.combinations import COMPARED, UNCOMPARED, compares
 from mlx_align.config import RunConfig
 from mlx_align.data import ChatTokenizer, Dataset, Tokenized, lint, tokenize_rows
 from mlx_align.engine.reporter import Reporter
+from mlx_align.errors import UsageError
 from mlx_align.methods.grpo import GrpoHyperparameters
 
 FEW = 20
@@ -42,6 +47,41 @@ def tokenized(config: RunConfig, dataset: Dataset, tokenizer: ChatTokenizer) -> 
         for rows in (dataset.train, dataset.valid)
     )
     return train, valid
+
+
+def tell_filters(report: Reporter, config: RunConfig) -> None:
+    """Alert a person to filters of the sampling, which the loss does not know of."""
+    if on := config.sampling.filters:
+        names = " and ".join(f"sampling.{name}" for name in on)
+        text = (
+            f"Completions are drawn with {names}, which the loss does not know of: it takes them for the "
+            "unfiltered policy's own, so the gradient is not exact."
+        )
+        report.alert("filtered-sampling", text, level="info")
+
+
+def refuse_dropout(config: RunConfig, start: Path) -> None:
+    """Refuse a starting adapter whose dropout is in the way, as `check_combinations` does a configured one.
+
+    Args:
+        config: the run's.
+        start: the folder of the starting adapter.
+
+    Raises:
+        UsageError: it has dropout, and the method compares with log-probabilities that have none.
+    """
+    if not compares(config):
+        return
+    try:
+        dropout = float(read_facts(start)["lora_parameters"].get("dropout", 0.0))
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # whoever loads it says what is wrong with it
+    if dropout:
+        raise UsageError(
+            f"the starting adapter has a dropout of {dropout:g}: {COMPARED}",
+            where=f"adapter.start = {config.adapter.start}",
+            hint=f'Write "dropout": 0.0 into its adapter_config.json, or {UNCOMPARED}.',
+        )
 
 
 def tell_findings(

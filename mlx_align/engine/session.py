@@ -15,12 +15,12 @@ from mlx_align import __version__, backends
 from mlx_align.backends.base import ALONE, Backend, Objective, Policy, World
 from mlx_align.config import RunConfig
 from mlx_align.data import ChatTokenizer, Dataset, Example, load_dataset
-from mlx_align.digests import ADAPTER, MODEL, Digests
+from mlx_align.digests import Digests, files_of_adapter, files_of_model
 from mlx_align.engine.data import RunData, fingerprint
 from mlx_align.engine.evaluation import spread
 from mlx_align.engine.feed import Feed
 from mlx_align.engine.planning import Planner, preflight
-from mlx_align.engine.preparing import objective_of, tell_findings, tokenized
+from mlx_align.engine.preparing import objective_of, refuse_dropout, tell_filters, tell_findings, tokenized
 from mlx_align.engine.ranks import SharedControl, agree, settle, together
 from mlx_align.engine.reference import Reference
 from mlx_align.engine.reference_cache import ReferenceCache, Trouble, policy_digest
@@ -76,7 +76,8 @@ class Session:
         with together(self.world):
             settle(self.run, self.world)
             backend = backends.create(self.config.backend)
-            tokenizer = load_tokenizer(Path(self.run.env()["model_folder"]))
+            # A template that writes the date writes the run's, on whichever day an attempt is made.
+            tokenizer = load_tokenizer(Path(self.run.env()["model_folder"]), self.run.made)
             train, valid = self._rows(tokenizer)
             self._preflight(backend, train, valid)
             weights = self._weights()
@@ -126,7 +127,7 @@ class Session:
             fingerprint(train.examples + valid.examples),
             "the same rows give other tokens than when this run began",
             self.run.env()["model_folder"],
-            "The tokenizer or its chat template has changed (some write the date): start a new run.",
+            "The tokenizer or its chat template has changed: put it back as it was, or start a new run.",
         )
         if self.resumed is None:
             tell_findings(self.report, config, dataset, train, valid)
@@ -143,7 +144,10 @@ class Session:
         config, objective = self.config, objective_of(self.config)
         if objective.method.rows == "prompt":
             self._refuse_ranks(config.method.name)
-            judges, sampler = Judges(backend, tokenizer), Sampler(tokenizer, config.sampling)
+            if self.resumed is None:
+                tell_filters(self.report, config)
+            judges = Judges(backend, tokenizer, self.run.made)
+            sampler = Sampler(tokenizer, config.sampling)
             specs = make_specs([reward.model_dump() for reward in config.rewards])
             self._same_rewards(specs)
             scorer = held.enter_context(Scorer(specs, Tools(judges.open)))
@@ -217,7 +221,7 @@ class Session:
         """The digest of the base model's weights, which a resume must find as they were."""
         folder = Path(self.run.env()["model_folder"])
         try:
-            digest = self._digests.folder(folder, MODEL)
+            digest = self._digests.folder(folder, files_of_model)
         except OSError as error:
             raise UsageError(
                 f"the model cannot be read: {error.strerror or error}", where=str(folder)
@@ -235,6 +239,8 @@ class Session:
         config = self.config
         if config.adapter.start is not None:
             self.run.keep_start()
+            if self.resumed is None:
+                refuse_dropout(config, self.run.start)
             start = {"start": str(self.run.start)}
             config = config.model_copy(update={"adapter": config.adapter.model_copy(update=start)})
         folder = Path(self.run.env()["model_folder"])
@@ -290,7 +296,8 @@ class Session:
         The policy is still as it was when the run began, also in a resume: no checkpoint is in it yet.
         """
         config, method = self.config, data.objective.method
-        start = None if config.adapter.start is None else self._digests.folder(self.run.start, ADAPTER)
+        begun = config.adapter.start is not None
+        start = self._digests.folder(self.run.start, files_of_adapter) if begun else None
         known_as = policy_digest(weights, start, config.adapter, config.backend, backend)
         reference = Reference(
             policy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,6 +12,12 @@ import numpy as np
 from mlx_align.backends.base import Scores, World
 
 HIGHER_IS_BETTER = {"loss": False, "accuracy": True, "margin": True, "reward": True}
+
+UNSCORED = "unscored"
+"""The metric that says which share of the answers no mean reward counts; where it is missing, none."""
+
+UNSCORED_MORE = 0.05
+"""By how much that share may be larger than in another evaluation, and their mean rewards still compare."""
 
 
 @dataclass
@@ -63,6 +70,8 @@ class TrainerState:
         best_value: the best evaluation's metric, None before the first.
         best_step: its step.
         best_checkpoint: its checkpoint's name.
+        best_unscored: the share of its answers that could not be scored.
+        least_unscored: the smallest such share of any evaluation.
         stale_evals: evaluations since the best.
         seconds: training time of all attempts.
         last_metrics: the newest evaluation.
@@ -76,19 +85,30 @@ class TrainerState:
     best_value: float | None = None
     best_step: int | None = None
     best_checkpoint: str | None = None
+    best_unscored: float = 0.0
+    least_unscored: float = 1.0
     stale_evals: int = 0
     seconds: float = 0.0
     last_metrics: dict[str, float] = field(default_factory=dict)
     window: Window = field(default_factory=Window)
 
     def note_eval(self, metrics: dict[str, float], metric: str) -> bool:
-        """Take note of an evaluation; True if it is the best so far. A value that is not finite never is."""
+        """Take note of an evaluation; True if it is the best so far. A value that is not finite never is.
+
+        Nor is a mean reward of few answers, which may be the easy ones: only evaluations compare in which
+        about as many answers (UNSCORED_MORE) could be scored as in any before. One that scores so many for
+        the first time takes the place of a best that no longer compares, whatever the two means are.
+        """
         self.last_metrics = metrics
-        value = metrics[metric]
+        value, unscored = metrics[metric], metrics.get(UNSCORED, 0.0)
+        self.least_unscored = min(self.least_unscored, unscored)
+        most = self.least_unscored + UNSCORED_MORE
         sign = 1 if HIGHER_IS_BETTER[metric] else -1
-        finite = bool(np.isfinite(value))
-        if finite and (self.best_value is None or sign * value > sign * self.best_value):
+        first = self.best_value is None or self.best_unscored > most
+        better = first or sign * value > sign * (self.best_value or 0.0)
+        if math.isfinite(value) and unscored <= most and better:
             self.best_value, self.best_step, self.stale_evals = value, self.step, 0
+            self.best_unscored = unscored
             return True
         self.stale_evals += 1
         return False

@@ -6,15 +6,21 @@ import json
 import os
 import sys
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from mlx_align.data import ChatTokenizer, wrap_tokenizer
+from mlx_align.data.templates import dated
 from mlx_align.errors import UsageError
 
 
-def load_tokenizer(folder: Path) -> ChatTokenizer:
+def load_tokenizer(folder: Path, moment: datetime | None = None) -> ChatTokenizer:
     """The tokenizer and chat template of a model folder, with every token the model's files call an end.
+
+    Args:
+        folder: the model's.
+        moment: whose date a template writes that writes one (`data.templates.dated`); None: today's.
 
     Raises:
         UsageError: the folder has no usable tokenizer or chat template.
@@ -23,6 +29,8 @@ def load_tokenizer(folder: Path) -> ChatTokenizer:
         tokenizer = _auto_tokenizer().from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"the tokenizer cannot be loaded: {error}", where=str(folder)) from None
+    if moment is not None:
+        tokenizer.chat_template = _dated(tokenizer.chat_template, moment)
     wrapped = wrap_tokenizer(tokenizer)
     return replace(wrapped, stop_ids=wrapped.stop_ids | _declared_ends(folder))
 
@@ -49,6 +57,13 @@ def _auto_tokenizer() -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer
+
+
+def _dated(templates: Any, moment: datetime) -> Any:
+    """The template, or each of several by name, with that moment's date; None where there is none."""
+    if isinstance(templates, dict):
+        return {name: dated(template, moment) for name, template in templates.items()}
+    return None if templates is None else dated(templates, moment)
 
 
 def _declared_ends(folder: Path) -> frozenset[int]:

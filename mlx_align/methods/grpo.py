@@ -157,7 +157,9 @@ def loss(xp: Ops, logps: Array, ref_logps: Array | None, batch: Batch, hp: GrpoH
     """GRPO loss of B groups, or of a part of each, from (N, T) log-probabilities.
 
     Log-probabilities under policy, sampling policy and reference are those at the sampling temperature.
-    Without `batch.old_logps` the sampling policy is this one: every ratio is 1, and only its gradient counts.
+    Without `batch.old_logps` the policy that sampled is this one: every ratio is 1, and only its gradient
+    counts. The sampling's filters (top_p, top_k, min_p, repetition_penalty) are in none of the three: where
+    one was on, the completions come from another distribution than the one that the ratio is taken to.
 
     Nothing here compares an answer with its group: sums add up over parts of a group, and a metric of the
     whole is the mean of the parts', weighted by their branches. Metrics look at every sampled token; those

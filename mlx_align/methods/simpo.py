@@ -19,9 +19,10 @@ from mlx_align.methods.ops import Ops
 class SimpoHyperparameters(Hyperparameters):
     """SimPO's numbers. TRL's (CPOTrainer, loss_type "simpo") are beta 0.1 and gamma 0.5."""
 
-    beta: float = Field(default=2.0, gt=0, description="reward scale; the paper uses 2.0 to 10")
+    beta: float = Field(default=2.0, gt=0, description="reward scale; its authors use 2.0 to 10")
+    # github.com/princeton-nlp/SimPO: 0.1 to 0.8 times beta for the released models, 0.5 to begin with.
     gamma: float = Field(
-        default=1.0, ge=0, description="target reward margin; the paper uses 0.3 to 1.6 times beta"
+        default=1.0, ge=0, description="target reward margin; its authors advise 0 to 1 times beta"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -85,6 +86,12 @@ class RunDirectory:
     def env(self) -> dict[str, Any]:
         """Facts about the run's origin: model folder and commit, data fingerprint, versions."""
         return _read_json(self.path / "env.json")
+
+    @property
+    def made(self) -> datetime | None:
+        """What the clock of the machine that made it showed; None if an older version did, without a note."""
+        made = self.env().get("made")
+        return None if made is None else datetime.fromisoformat(made).replace(tzinfo=None)
 
     def state(self) -> RunState:
         """The run as its event log tells it."""
@@ -178,18 +185,19 @@ def slug(model: str) -> str:
 
 
 def create(root: Path, config: RunConfig, env: dict[str, Any], now: datetime | None = None) -> RunDirectory:
-    """Make a new run directory with its configuration and environment.
+    """Make a new run directory with its configuration and environment, to which the present time is added.
 
     Raises:
         AlignError: the folder cannot be written.
     """
-    stamp = (now or datetime.now(UTC)).strftime("%Y%m%d-%H%M%S")
+    now = now or datetime.now(UTC)
+    stamp = now.strftime("%Y%m%d-%H%M%S")
     base = f"{stamp}-{config.method.name}-{slug(config.model.path)}"
     try:
         root.mkdir(parents=True, exist_ok=True)
         path = _fresh(root, base)
         write_text(path / "config.toml", to_toml(config))
-        write_json(path / "env.json", env)
+        write_json(path / "env.json", {**env, "made": now.astimezone().isoformat(timespec="seconds")})
         write_json(path / "state.json", {"status": "new", "method": config.method.name})
     except OSError as error:
         raise AlignError(
@@ -213,10 +221,8 @@ def _fresh(root: Path, base: str) -> Path:
 
 def is_run(path: Path) -> bool:
     """Whether a folder is a run: other programs keep a config.toml too, so all three files must be there."""
-    try:
-        return all((path / name).is_file() for name in ("config.toml", "env.json", "state.json"))
-    except PermissionError:  # somebody else's folder among the runs does not hide the others
-        return False
+    # Path.is_file raises for too long a name, or for somebody else's folder, which must not hide the others
+    return all(os.path.isfile(path / name) for name in ("config.toml", "env.json", "state.json"))
 
 
 def list_runs(root: Path) -> list[RunDirectory]:

@@ -24,7 +24,6 @@ SETTINGS: dict[str, Any] = {
     "method__beta": 0.01,
     "method__refill_limit": 1,
     "sampling__max_tokens": 16,
-    "adapter__dropout": 0.1,
     "eval__every": 5,
     "checkpoint__every": 3,
     "optim__lr": 1e-3,

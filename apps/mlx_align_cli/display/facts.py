@@ -19,6 +19,7 @@ LABELS = {
     "no_signal": "without signal",
     "length": "answer length",
     "truncated": "cut off",
+    "unscored": "not scored",
     "loss": "loss",
     "margin": "margin",
     "accuracy": "accuracy",

@@ -14,7 +14,7 @@ from mlx_align.units import size as size  # stands here for who shows it beside 
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 UNKNOWN = "–"
-SHARES = ("accuracy", "exact", "no_signal", "truncated", "clip_low", "clip_high")
+SHARES = ("accuracy", "exact", "no_signal", "truncated", "unscored", "clip_low", "clip_high")
 """Metrics that are shown as percentages."""
 _REORDERING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F}
 

@@ -13,6 +13,7 @@ from mlx_align.data import Example
 from mlx_align.engine.reporter import Reporter
 from mlx_align.engine.rollouts.sampler import Completed, Sampler
 from mlx_align.engine.rollouts.telling import failures
+from mlx_align.engine.state import UNSCORED
 from mlx_align.rewards import Scored, Scorer
 
 EVALUATION = 2**31
@@ -45,7 +46,9 @@ class RewardEvaluation:
         """Mean rewards, share of right answers, length and share cut off, all greedy; and pass@k.
 
         An answer is right if the first reward gives it at least 1; one that could not be scored is not. The
-        prompts are drawn with the same random numbers at every evaluation.
+        mean is over those that could; the share of the others is UNSCORED, which is not there where it is 0,
+        and `TrainerState.note_eval` looks at it. The prompts are drawn with the same random numbers at every
+        evaluation.
         """
         count = len(self._examples)
         every = count * (1 + self._pass_k)
@@ -61,6 +64,8 @@ class RewardEvaluation:
             "length": float(np.mean([answer.tokens for answer in answers])),
             "truncated": float(np.mean([answer.truncated for answer in answers])),
         }
+        if failed := [total for total in scored.total if not math.isfinite(total)]:
+            metrics[UNSCORED] = len(failed) / count
         if len(self._scorer.names) > 1:
             columns = zip(self._scorer.names, scored.values.T.tolist(), strict=True)
             metrics |= {f"reward/{name}": _mean(column) for name, column in columns}

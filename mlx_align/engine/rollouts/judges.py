@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from mlx_align.backends.base import Backend, Policy, Sampling, State
@@ -22,10 +23,12 @@ class Judges:
     Attributes:
         backend: loads those that are another model.
         tokenizer: the trained model's.
+        moment: as in `load_tokenizer`, for those that are another model.
     """
 
     backend: Backend
     tokenizer: ChatTokenizer
+    moment: datetime | None = None
     _policy: Policy | None = field(default=None, init=False)
     _start: State = field(default_factory=dict, init=False)
 
@@ -46,7 +49,8 @@ class Judges:
         if model == BASE:
             return lambda conversations: self._as_begun(conversations, max_tokens)
         folder = judge_folder(model)
-        tokenizer, judge = load_tokenizer(folder), self.backend.load_for_generation(folder, None)
+        tokenizer = load_tokenizer(folder, self.moment)
+        judge = self.backend.load_for_generation(folder, None)
         return lambda conversations: _answers(judge, tokenizer, conversations, max_tokens)
 
     def _as_begun(self, conversations: Sequence[list[dict[str, str]]], max_tokens: int) -> list[str]:

@@ -371,6 +371,9 @@ def test_a_persons_usual_sampling_gives_way_without_a_word(user_config: Path) ->
         ({"sampling.stop": [""]}, "sampling", "empty"),
         ({"train.branches_at_once": 9}, "train.branches_at_once", "only 8 completions"),
         ({"method.overlong_buffer": 100}, "sampling.max_tokens", "longer than the longest"),
+        ({"adapter.dropout": 0.1, "rollout.updates": 2}, "adapter.dropout", "dropout"),
+        ({"adapter.dropout": 0.1, "method.num_iterations": 2}, "adapter.dropout", "dropout"),
+        ({"adapter.dropout": 0.1, "method.beta": 0.01}, "adapter.dropout", "dropout"),
     ],
 )
 def test_what_cannot_hold_while_sampling_is_refused(
@@ -380,6 +383,24 @@ def test_what_cannot_hold_while_sampling_is_refused(
         resolved("grpo", flags=flags)
     assert word in caught.value.message
     assert where is None or (caught.value.where or "").startswith(where)
+
+
+def test_dropout_is_fine_where_nothing_is_compared() -> None:
+    flags = {"adapter.dropout": 0.1}
+    assert resolved("grpo", flags=flags).config.adapter.dropout == 0.1
+    assert resolved("dpo", flags=flags).config.adapter.dropout == 0.1
+
+
+def test_filters_of_the_sampling() -> None:
+    assert resolved("grpo", flags={"sampling.temperature": 0.7}).config.sampling.filters == ()
+    on = {
+        "sampling.top_p": 0.9,
+        "sampling.top_k": 5,
+        "sampling.min_p": 0.1,
+        "sampling.repetition_penalty": 1.1,
+    }
+    filters = resolved("grpo", flags=on).config.sampling.filters
+    assert sorted(f"sampling.{name}" for name in filters) == sorted(on)
 
 
 def test_a_preset_of_one_method_is_refused_by_the_others() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mlx_align.data import Example, Message, Row, Tokenized, lint
 
 
@@ -59,6 +61,20 @@ def test_repeated_prompts_count_double_only_with_the_same_answer() -> None:
     rows = [asked(1, "a", "1"), asked(2, "a", "1"), asked(3, "b", None)]
     (finding,) = lint(rows, tokenized(rows))
     assert (finding.code, finding.rows) == ("duplicate-rows", ("d.jsonl:2",))
+
+
+def conversation(line: int, *roles: str, key: str = "messages") -> Row:
+    return Row(f"d.jsonl:{line}", tuple(Message(role=role, content=f"{line}") for role in roles), ("a",), key)
+
+
+def test_earlier_turns_of_the_assistant_that_are_not_learnt() -> None:
+    short, long = ("system", "user"), ("user", "assistant", "user")
+    rows = [conversation(1, *short), conversation(2, *long), conversation(3, *long, key="prompt")]
+    (finding,) = lint(rows, tokenized(rows))
+    assert (finding.code, finding.rows) == ("earlier-turns", ("d.jsonl:2",))
+    assert "1 of 3 rows" in finding.message
+    whole = [replace(conversation(1, *long, key="chosen"), answers=("good", "bad!"))]
+    assert lint(whole, tokenized(whole)) == (), "a pair's earlier turns are its prompt by its form"
 
 
 def test_length_bias_in_both_directions_states_the_medians() -> None:

@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_align.data import Message, templates, wrap_tokenizer
+from mlx_align.data.templates import dated
 from mlx_align.errors import DataError, UsageError
 
 MakeTokenizer = Callable[..., Any]
@@ -54,6 +56,31 @@ def test_special_tokens_are_found_in_text_but_ordinary_added_ones_are_not(
     tokenizer = wrap_tokenizer(make_tokenizer("chatml"))
     assert tokenizer.special_text_in("a <|eot_id|> b") == "<|eot_id|>"
     assert tokenizer.special_text_in("<think> and <b> and <|im_en|>") is None
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ strftime_now('%d %b %Y') }}",
+        '{% if strftime_now is defined %}{{- strftime_now( "%d %b %Y" ) -}}{% endif %}',
+        "{% macro today() %}{{ strftime_now('%d %b ') + strftime_now('%Y') }}{% endmacro %}{{ today() }}",
+    ],
+)
+def test_a_template_that_writes_the_date_writes_that_of_a_moment(
+    make_tokenizer: MakeTokenizer, template: str
+) -> None:
+    moment = datetime(2024, 7, 26, 23, 50)
+    tokenizers = [
+        wrap_tokenizer(make_tokenizer(template=each)) for each in (dated(template, moment), template)
+    ]
+    then, today = (each.render(HELLO, add_generation_prompt=True, name=None) for each in tokenizers)
+    assert then == "26 Jul 2024"
+    assert today != then
+
+
+def test_only_calls_for_a_date_that_is_written_out_are_replaced() -> None:
+    for template in ("{{ strftime_now(how) }}", "{{ messages }} on %d %b", "{{ my_strftime_now('%d') }}"):
+        assert dated(template, datetime(2024, 7, 26)) == template
 
 
 def test_a_base_model_without_a_template_is_refused(make_tokenizer: MakeTokenizer) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_align.data import ChatTokenizer, Message, Row, render_prompt, tokenize_rows, wrap_tokenizer
+from mlx_align.data.tokenizing import LEAST_PROMPT
 from mlx_align.errors import DataError
 
 MakeTokenizer = Callable[..., Any]
@@ -211,12 +213,27 @@ def test_truncating_cuts_the_beginning_of_the_prompt_only(chatml: ChatTokenizer)
     assert cut.branch_ids == whole.branch_ids
 
 
-@pytest.mark.parametrize(("spare", "kept"), [(0, False), (1, True)])
-def test_at_least_one_token_of_the_prompt_is_kept(chatml: ChatTokenizer, spare: int, kept: bool) -> None:
+@pytest.mark.parametrize(("spare", "kept"), [(LEAST_PROMPT - 1, False), (LEAST_PROMPT, True)])
+def test_a_prompt_of_which_too_little_would_be_left_is_left_out(
+    chatml: ChatTokenizer, spare: int, kept: bool
+) -> None:
+    both_long = replace(LONG_PROMPT, answers=LONG_ANSWER.answers)
     limit = len("no" * 40) + 1 + spare
-    result = tokenize_rows([SHORT, LONG_ANSWER], chatml, max_length=limit, too_long="truncate-prompt")
-    assert (result.truncated == ("d.jsonl:3",)) is kept
-    assert (result.dropped == ("d.jsonl:3",)) is not kept
+    result = tokenize_rows([SHORT, both_long], chatml, max_length=limit, too_long="truncate-prompt")
+    assert (result.truncated == ("d.jsonl:2",)) is kept
+    assert (result.dropped == ("d.jsonl:2",)) is not kept
+
+
+def test_a_prompt_that_is_cut_still_begins_with_bos(make_tokenizer: MakeTokenizer) -> None:
+    plain = make_tokenizer("gemma")
+    plain.bos_token = "<bos>"
+    tokenizer = wrap_tokenizer(plain)
+    whole = tokenize(LONG_PROMPT, tokenizer)
+    result = tokenize_rows([LONG_PROMPT], tokenizer, max_length=60, too_long="truncate-prompt")
+    (cut,) = result.examples
+    assert cut.length == 60
+    assert cut.prompt_ids == (plain.bos_token_id, *whole.prompt_ids[-len(cut.prompt_ids) + 1 :])
+    assert tokenizer.decode(cut.prompt_ids).count("<bos>") == 1
 
 
 def test_error_names_the_row_and_the_longest_answer(chatml: ChatTokenizer) -> None:

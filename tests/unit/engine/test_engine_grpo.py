@@ -51,6 +51,7 @@ def test_it_trains_on_what_it_sampled(tmp_path: Path, backend: str) -> None:
         assert step.metrics["clip_low"] == step.metrics["clip_high"] == 0
         assert (step.metrics["entropy"] or 0) > 0
     assert {"reward", "exact", "length", "truncated"} == state.evals[0].metrics.keys()
+    assert "filtered-sampling" not in {alert.code for alert in state.alerts}
     before, after = (arrays(run, step, "adapters.safetensors") for step in (0, 2))
     assert any((before[name] != after[name]).any() for name in before)
 
@@ -108,9 +109,13 @@ def test_a_reward_that_breaks_is_an_alert_and_no_zero(tmp_path: Path) -> None:
         "    return float(len(completion))\n"
     )
     rewards = [{"name": f"{tmp_path / 'rewards.py'}:shaky"}]
-    run = support.new_run(tmp_path / "runs", "grpo", **{**BRIEF, "train__batch_size": 4}, rewards=rewards)
+    settings = {**BRIEF, "train__batch_size": 4, "sampling__top_p": 0.99}
+    run = support.new_run(tmp_path / "runs", "grpo", **settings, rewards=rewards)
     assert support.engine(run) == 0
     state = run.state()
+    (filtered,) = (alert for alert in state.alerts if alert.code == "filtered-sampling")
+    assert filtered.level == "info"
+    assert "sampling.top_p" in filtered.message
     failed = [rollout.rewards["rewards.py:shaky"].failed for rollout in state.rollouts]
     assert sum(failed) > 0
     told = [alert for alert in state.alerts if alert.code == "reward-failed" and alert.step]
@@ -136,6 +141,19 @@ def test_a_file_of_rewards_is_found_from_any_folder(tmp_path: Path, monkeypatch:
     (reward,) = run.config().rewards
     assert reward.name == f"{tmp_path / 'mine.py'}:reward"
     assert reward.options == {"timeout": 9.0}
+
+
+def test_a_starting_adapter_with_dropout_is_refused_where_it_is_in_the_way(tmp_path: Path) -> None:
+    start = support.new_run(tmp_path / "start", "sft", train__steps=1, adapter__dropout=0.1, eval__every=0)
+    assert support.engine(start) == 0
+    options = {**BRIEF, "train__steps": 1, "adapter__start": str(start.adapter)}
+    run = support.new_run(tmp_path / "runs", "grpo", **options, method__beta=0.01)
+    assert support.engine(run) == 2
+    end = run.state().end
+    assert "dropout of 0.1" in end.message
+    assert "adapter_config.json" in end.hint
+    assert end.where == f"adapter.start = {start.adapter}"
+    assert support.engine(support.new_run(tmp_path / "runs", "grpo", **options)) == 0
 
 
 def test_several_ranks_are_refused(tmp_path: Path) -> None:

@@ -80,7 +80,6 @@ def test_data_that_has_changed_since(tmp_path: Path, brief: dict[str, Any]) -> N
 
 
 def test_tokens_that_have_changed_since(tmp_path: Path, brief: dict[str, Any]) -> None:
-    """As when a chat template writes today's date."""
     model = tmp_path / "model"
     shutil.copytree(embedded.model_folder(), model)
     run = support.new_run(tmp_path / "runs", **brief, model__path=str(model))

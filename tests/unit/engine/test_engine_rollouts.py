@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mlx_align import embedded
 from mlx_align.backends.base import ALONE, Generation, Objective, Sampling, State
 from mlx_align.batch import Batch
 from mlx_align.config import EvalConfig, RolloutConfig, RunConfig, SamplingConfig, TrainConfig
@@ -427,6 +432,17 @@ def test_each_of_several_rewards_has_its_own_line() -> None:
     assert alert.message.startswith("Held-out prompts: ")
 
 
+def test_the_share_that_could_not_be_scored_is_told() -> None:
+    class Torn(Counter):
+        def score(self, samples: Sequence[Sampled]) -> Scored:
+            values = np.array([[math.nan if index < 3 else 0.5] for index in range(len(samples))])
+            return Scored(values, values[:, 0], ())
+
+    metrics = feed(Torn()).data.evaluate(Talker(), lambda done, total: None, ALONE)
+    assert (metrics["reward"], metrics["unscored"]) == (0.5, 0.75)
+    assert "unscored" not in feed().data.evaluate(Talker(), lambda done, total: None, ALONE)
+
+
 # Judges
 
 
@@ -450,6 +466,19 @@ def test_the_base_judge_is_the_model_as_it_was() -> None:
     assert worn == [0.0]
     assert policy.adapter["lora_b"][0] == 1
     assert policy.asked[-1][2] == Sampling(max_tokens=20)
+
+
+def test_another_model_as_judge_is_told_the_date_of_the_run(tmp_path: Path) -> None:
+    model = shutil.copytree(embedded.model_folder(), tmp_path / "judge")
+    template = model / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%d %b %Y') }}" + template.read_text(encoding="utf-8"))
+    talker, prompts = Talker(["Score: 7/10"]), []
+    generate = talker.generate
+    talker.generate = lambda ids, **options: prompts.extend(ids) or generate(ids, **options)
+    backend = SimpleNamespace(load_for_generation=lambda folder, adapter: talker)
+    judges = Judges(backend, support.tokenizer(), datetime(2024, 7, 26))
+    assert judges.open(str(model), 20)([[{"role": "user", "content": "Is it?"}]]) == ["Score: 7/10"]
+    assert support.tokenizer().decode(prompts[0]).startswith("26 Jul 2024")
 
 
 def test_a_completion_cannot_open_a_turn_of_its_own_before_the_judge() -> None:

@@ -60,6 +60,41 @@ def test_which_evaluation_is_the_best(metric: str, values: list[float], best: li
     assert state.last_metrics[metric] == values[-1] or math.isnan(values[-1])
 
 
+@pytest.mark.parametrize(
+    ("evaluations", "best"),
+    [
+        # (mean reward, share that could not be scored): a better mean of fewer answers is no better
+        ([(0.5, 0.0), (0.7, 0.0), (0.9, 0.78), (0.71, 0.0)], [True, True, False, True]),
+        # a few more failures are no obstacle, and do not add up to one
+        ([(0.5, 0.0), (0.6, 0.05), (0.7, 0.1), (0.65, 0.04)], [True, True, False, True]),
+        # and a mean of few answers does not stay the best for ever
+        ([(0.9, 0.7), (0.8, 0.66), (0.6, 0.0), (0.7, 0.0)], [True, False, True, True]),
+        ([(math.nan, 1.0), (0.3, 0.96), (0.2, 0.5)], [False, True, True]),
+        ([(0.3, 0.5), (math.nan, 0.0), (0.4, 0.5)], [True, False, False]),
+    ],
+)
+def test_a_mean_of_few_answers_is_not_the_best(
+    evaluations: list[tuple[float, float]], best: list[bool]
+) -> None:
+    state = TrainerState()
+    got = []
+    for reward, unscored in evaluations:
+        metrics = {"reward": reward, **({"unscored": unscored} if unscored else {})}
+        got.append(state.note_eval(metrics, "reward"))
+        state = TrainerState.from_json(json.loads(json.dumps(state.to_json())))
+    assert got == best
+
+
+def test_a_checkpoint_of_an_older_version_keeps_its_best() -> None:
+    state = TrainerState()
+    state.note_eval({"loss": 1.0}, "loss")
+    tree = state.to_json()
+    del tree["best_unscored"], tree["least_unscored"]
+    older = TrainerState.from_json(tree)
+    assert not older.note_eval({"loss": 2.0}, "loss")
+    assert older.note_eval({"loss": 0.5}, "loss")
+
+
 # A checkpoint's JSON
 
 

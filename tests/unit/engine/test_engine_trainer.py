@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
+from transformers.utils import chat_template_utils
 
+from mlx_align import embedded
 from mlx_align.engine import data
 from mlx_align.events import Checkpoint, Eval, Event, Phase, RunFailed, RunFinished, RunStopped, Step
 from mlx_align.runs import CHECKPOINT, STOP, RunDirectory
+from mlx_align.runs.atomic import write_json
 from tests import same_run, support
 
 OnEvent = Callable[[Callable[[Event], None]], None]
@@ -216,6 +221,40 @@ def test_stopped_and_resumed_is_bit_identical(
     assert latest is not None
     slots = load_file(latest / "training.safetensors")
     assert any(value.ndim and abs(value).max() > 0 for value in slots.values()), "no optimiser state"
+
+
+def test_a_template_that_writes_the_date_does_not_end_a_run_at_midnight(
+    tmp_path: Path, brief: dict[str, Any], on_event: OnEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shutil.copytree(embedded.model_folder(), tmp_path / "model")
+    template = model / "chat_template.jinja"
+    dated = "Today is {{ strftime_now('%d %b %Y') }}. " + template.read_text(encoding="utf-8")
+    template.write_text(dated, encoding="utf-8")
+    settings = {**brief, "train__steps": 4, "eval__every": 2, "model__path": str(model)}
+    undisturbed, run = (support.new_run(tmp_path / name, **settings) for name in "ab")
+    for made in (undisturbed, run):
+        write_json(made.path / "env.json", {**made.env(), "made": "2026-03-01T23:50:00+01:00"})
+
+    class Clock:
+        day = 1
+
+        @classmethod
+        def now(cls) -> datetime:
+            return datetime(2026, 3, cls.day)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+    assert support.engine(undisturbed) == 0
+
+    def ask(event: Event) -> None:
+        if isinstance(event, Step) and event.step == 2 and event.attempt == 1:
+            run.control.request(STOP)
+
+    on_event(ask)
+    assert support.engine(run) == 130
+    Clock.day = 2
+    assert support.engine(run) == 0, run.state().end
+    same_run.assert_same(run, undisturbed)
+    assert template.read_text(encoding="utf-8") == dated
 
 
 def test_another_seed_is_another_run(tmp_path: Path, brief: dict[str, Any]) -> None:

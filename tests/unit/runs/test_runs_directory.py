@@ -33,7 +33,9 @@ def test_a_new_run(tmp_path: Path) -> None:
     run = create(tmp_path / "deep" / "runs", CONFIG, {"model_folder": "/m"}, NOON)
     assert run.name == "20260102-120000-dpo-my-model-7b"
     assert run.config() == CONFIG
-    assert run.env() == {"model_folder": "/m"}
+    local = NOON.astimezone()
+    assert run.env() == {"model_folder": "/m", "made": local.isoformat()}
+    assert run.made == local.replace(tzinfo=None)
     assert run.summary() == {"status": "new", "method": "dpo"}
     assert run.state().status == "new"
     assert run.condition(run.state()) == "new"
