@@ -1,12 +1,14 @@
 """Which files the weights of a model are read from, in its folder or in its repository on the hub.
 
 Some models come twice, with `consolidated.safetensors` or `original/*.safetensors` beside what loaders read.
-An index says which files count; without it `model.safetensors` does, and else those that mlx-lm reads.
+An index says which files count; without it `model.safetensors` does, and else those that mlx-lm reads, with
+all that their names tell of: "-00001-of-00002".
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,10 +19,12 @@ INDEX = "model.safetensors.index.json"
 """Which file has which tensor, in a model of several files."""
 SINGLE = "model.safetensors"
 PATTERN = "model*.safetensors"
+"""What mlx-lm reads of a folder: all of it, whatever an index says."""
+PART = re.compile(r"(.+)-\d{5}-of-(0?\d{5})\.safetensors")
 
 
 def weight_files(folder: Path, pattern: str = PATTERN) -> list[Path]:
-    """The files that a folder's weights are read from; those that an index names need not be there.
+    """The files that a folder's weights are read from; those that others tell of need not be there.
 
     Args:
         folder: where they lie.
@@ -39,7 +43,7 @@ def weight_files(folder: Path, pattern: str = PATTERN) -> list[Path]:
 
 
 def weight_names(names: Collection[str], index: bytes | None, pattern: str = PATTERN) -> list[str]:
-    """The names of the files that weights are read from, sorted.
+    """The names of the files that weights are read from, sorted; not all need be among those there are.
 
     Args:
         names: of all files, relative to the model's folder.
@@ -55,7 +59,17 @@ def weight_names(names: Collection[str], index: bytes | None, pattern: str = PAT
         return listed
     if SINGLE in names:
         return [SINGLE]
-    return sorted(name for name in names if "/" not in name and fnmatchcase(name, pattern))
+    return _with_all_parts({name for name in names if "/" not in name and fnmatchcase(name, pattern)})
+
+
+def _with_all_parts(names: set[str]) -> list[str]:
+    """Names, and those of the parts that are missing among them, sorted."""
+    parts: set[str] = set()
+    for stem, count in {match.groups() for match in map(PART.fullmatch, names) if match}:
+        first = 0 if f"{stem}-00000-of-{count}.safetensors" in names else 1
+        numbers = range(first, first + int(count))
+        parts |= {f"{stem}-{number:05}-of-{count}.safetensors" for number in numbers}
+    return sorted(names | parts)
 
 
 def _indexed(index: bytes) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_align.errors import AlignError, UsageError
 from mlx_align.hub import HUB_ID
+from mlx_align.hub.reaching import answer
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -38,7 +39,8 @@ def check_access(repo: str, *, private: bool = True, token: str | None = None) -
     api = HfApi(token=token)
     with _told(repo, token):
         _check_writer(api.whoami(), repo)
-        if private and api.repo_exists(repo):
+        there = api.repo_exists(repo)  # which also says whether it may be called so
+        if private and there:
             _refuse_public(api, repo)
 
 
@@ -141,7 +143,7 @@ def _refusal(error: Exception, repo: str, token: str | None) -> AlignError:
     """What the hub's answer means for a person."""
     from huggingface_hub import errors
 
-    status = _status(error)
+    status, _ = answer(error)
     if isinstance(error, errors.HFValidationError):
         return UsageError(f"'{repo}' is not a name that the hub allows")
     if isinstance(error, errors.OfflineModeIsEnabled):
@@ -160,13 +162,3 @@ def _refusal(error: Exception, repo: str, token: str | None) -> AlignError:
     if status is not None:
         return AlignError(f"the hub refused: {said}", where=repo, hint="Try again later.")
     return AlignError(f"talking to the hub failed: {said}", where=repo, hint="Check the network.")
-
-
-def _status(error: BaseException | None) -> int | None:
-    """The status of the answer that an error, or one that it came from, is about."""
-    while error is not None:
-        status: int | None = getattr(getattr(error, "response", None), "status_code", None)
-        if status is not None:
-            return status
-        error = error.__cause__
-    return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from mlx_align.hub.fetching import fetch, is_missing
 from mlx_align.hub.listing import COMPANIONS, Parcel, parcel
 from mlx_align.hub.models import outline, resolve_gguf, resolve_model
-from mlx_align.hub.source import HUB_ID, ModelSource
+from mlx_align.hub.source import HUB_ID, ModelSource, is_of_the_hub
 
 __all__ = [
     "COMPANIONS",
@@ -18,6 +18,7 @@ __all__ = [
     "Parcel",
     "fetch",
     "is_missing",
+    "is_of_the_hub",
     "outline",
     "parcel",
     "resolve_gguf",

@@ -6,10 +6,14 @@ import shutil
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlx_align.errors import AlignError, DataError
 from mlx_align.hub.reaching import ELSEWHERE, from_hub
 from mlx_align.weights import INDEX, weight_names
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
 
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken")
 """What is fetched beside the weights: configuration and tokenizer, never Python code or pickles."""
@@ -64,6 +68,7 @@ def parcel(name: str, revision: str | None = None) -> Parcel:
 
     Raises:
         UsageError: there is no such model.
+        DataError: its weights are not whole there, or their index cannot be used.
         AlignError: the hub cannot be reached.
     """
     from huggingface_hub import errors
@@ -85,17 +90,23 @@ def listed(name: str, revision: str | None) -> Parcel:
     api = huggingface_hub.HfApi()
     commit = str(api.model_info(name, revision=revision).sha)
     tree = api.list_repo_tree(name, revision=commit, recursive=True)
-    sizes = {one.path: one.size for one in tree if isinstance(one, RepoFile)}
+    files = {one.path: one for one in tree if isinstance(one, RepoFile)}
     index = None
-    if INDEX in sizes:
+    if INDEX in files:
         index = Path(huggingface_hub.hf_hub_download(name, INDEX, revision=commit)).read_bytes()
     try:
-        weights = tuple(one for one in weight_names(sizes, index) if one in sizes)
+        weights = tuple(weight_names(files, index))
     except ValueError as error:
         raise DataError(f"the index cannot be used: {error}", where=f"{name}/{INDEX}") from None
-    companions = tuple(path for path in sizes if _accompanies(path))
-    absent = [path for path in (*companions, *weights) if not _is_cached(name, path, commit)]
-    size, folder = sum(sizes[path] for path in absent), Path(constants.HF_HUB_CACHE)
+    if (lacking := next((one for one in weights if one not in files), None)) is not None:
+        raise DataError(
+            f"the repository has no '{lacking}', which belongs to the model's weights",
+            where=name,
+            hint="Choose another revision of it, or another model.",
+        )
+    companions = tuple(path for path in files if _accompanies(path))
+    absent = [path for path in (*companions, *weights) if not _is_cached(name, files[path], commit)]
+    size, folder = sum(files[path].size for path in absent), Path(constants.HF_HUB_CACHE)
     return Parcel(name, commit, companions, weights, tuple(absent), size, folder)
 
 
@@ -104,7 +115,13 @@ def _accompanies(path: str) -> bool:
     return folder in ("", TEMPLATES) and any(fnmatchcase(name, pattern) for pattern in COMPANIONS)
 
 
-def _is_cached(name: str, path: str, commit: str) -> bool:
+def _is_cached(name: str, file: RepoFile, commit: str) -> bool:
+    """Whether the cache has a file under a commit, or its content, which another commit has too."""
     import huggingface_hub
+    from huggingface_hub import constants, file_download
 
-    return isinstance(huggingface_hub.try_to_load_from_cache(name, path, revision=commit), str)
+    if isinstance(huggingface_hub.try_to_load_from_cache(name, file.path, revision=commit), str):
+        return True
+    of_model = file_download.repo_folder_name(repo_id=name, repo_type="model")
+    content = file.blob_id if file.lfs is None else file.lfs.sha256
+    return Path(constants.HF_HUB_CACHE, of_model, "blobs", content).is_file()

@@ -12,7 +12,7 @@ from pathlib import Path
 from mlx_align import embedded
 from mlx_align.errors import UsageError
 from mlx_align.paths import typed
-from mlx_align.weights import weight_files
+from mlx_align.weights import PATTERN, weight_files
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 """owner/name; "./name", "../name" and "~/name" are folders."""
@@ -51,6 +51,7 @@ def check(source: ModelSource) -> None:
         raise UsageError(
             "the folder is not a model: it needs config.json and model*.safetensors", where=str(source.folder)
         )
+    _check_weights(source)
     try:
         facts = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -61,4 +62,30 @@ def check(source: ModelSource) -> None:
         raise UsageError(
             "the model brings its own Python code, which mlx-align does not run",
             where=f"{config}, key 'model_file'",
+        )
+
+
+def _check_weights(source: ModelSource) -> None:
+    """Refuse weights of which a file is missing, or that would be read together with others.
+
+    Files of a repository that nothing reads are its owner's, who has them beside the same model; in a folder
+    they may be those of an older one.
+
+    Raises:
+        UsageError: one of the two.
+    """
+    files = weight_files(source.folder)
+    absent = next((file for file in files if not file.is_file()), None)
+    if absent is not None:
+        raise UsageError(
+            f"the model is not whole: '{absent.name}', which belongs to its weights, is not there",
+            where=str(source.folder),
+            hint="Copy or fetch the model again.",
+        )
+    others = sorted(set(source.folder.glob(PATTERN)) - set(files))
+    if others and source.commit is None:
+        raise UsageError(
+            f"'{others[0].name}' does not belong to the model's weights, but MLX would read it with them",
+            where=str(others[0]),
+            hint="Remove it, or move it to another folder.",
         )

@@ -13,7 +13,7 @@ from mlx_align.engine.exporting.readers import Surroundings
 from mlx_align.engine.exporting.verification import Verification, verify
 from mlx_align.errors import AlignError, UsageError
 from mlx_align.export.provenance import Provenance
-from mlx_align.hub import resolve_gguf, resolve_model
+from mlx_align.hub import is_of_the_hub, resolve_gguf, resolve_model
 from mlx_align.runs.chosen import model_of
 from mlx_align.runs.directory import RunDirectory, is_run
 
@@ -57,8 +57,10 @@ def _base(export: Path, named: str | None, provenance: Provenance) -> Path | Non
             folder = resolve_model(named).folder
         elif run is not None:
             folder = model_of(run)
-        else:
+        elif provenance.on_hub or not is_of_the_hub(provenance.base):
             folder = resolve_model(provenance.base, provenance.base_commit).folder
+        else:  # a folder's name, and nobody asks the hub whether it has one that is called so
+            return None
     except AlignError:
         if named is not None:
             raise

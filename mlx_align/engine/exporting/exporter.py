@@ -12,7 +12,7 @@ from mlx_align.engine.exporting.evidence import gather_evidence
 from mlx_align.engine.exporting.options import Options
 from mlx_align.engine.exporting.origin import Origin, find_origin
 from mlx_align.engine.exporting.placing import placed, size_of
-from mlx_align.engine.exporting.readers import Surroundings
+from mlx_align.engine.exporting.readers import Surroundings, Unread, obstacle
 from mlx_align.engine.exporting.targets import Target, find_target, needed_bytes, settle
 from mlx_align.engine.exporting.verification import NOT_ASKED, Verification, verify
 from mlx_align.engine.exporting.writers import Job, Written
@@ -94,7 +94,10 @@ class Exporter:
         kind, options = find_target(target), settle(target, options or Options())
         path = publishing.place(target, kind.single, self.origin, out, options)
         publishing.check(target, options)
-        written, verification = self._unsent(path, options) or self._made(target, kind, path, options)
+        waits = unsent.lies_at(path, self.origin, options)  # this very export, of which the upload is left
+        found = self._unsent(path, options) if waits and not options.force else None
+        anew = replace(options, force=options.force or waits)
+        written, verification = found or self._made(target, kind, path, anew)
         if options.name is not None or target == "hub":
             self._progress("publishing", target)
         url = publishing.publish(target, path, self.origin, options)
@@ -109,11 +112,13 @@ class Exporter:
         )
 
     def _unsent(self, path: Path, options: Options) -> tuple[Written, Verification] | None:
-        """What lies at a path, if it is this very export and only its upload is left to do."""
-        if options.force or not unsent.lies_at(path, self.origin, options):
-            return None
-        self._progress("taking", f"what was made before: {path}")
+        """What was made before and waits for its upload; None if it was not verified, and can be now."""
         found = manifest.read(path)
+        if options.verify and not found.verification.verified:
+            around = self.surroundings(options.base_gguf)
+            if not isinstance(obstacle(found.written.loaders, found.written.worn, around), Unread):
+                return None
+        self._progress("taking", f"what was made before: {path}")
         note = "It was made before, and only uploaded now."
         return replace(found.written, notes=(*found.written.notes, note)), found.verification
 

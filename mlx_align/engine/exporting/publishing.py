@@ -79,7 +79,8 @@ def publish(target: str, path: Path, origin: Origin, options: Options) -> str | 
         its address on the hub.
 
     Raises:
-        AlignError: it was refused; the export stays where it is, and the same request sends it.
+        AlignError: it was refused; the export stays where it is, and the same request, without `force`,
+            sends it.
     """
     if target == "ollama" and options.name is not None and ollama.installed():
         ollama.create(options.name, path)
@@ -93,7 +94,8 @@ def _upload(path: Path, repo: str, origin: Origin, options: Options) -> str:
     try:
         address = hub_upload.upload(path, repo, private=not options.public, message=message)
     except AlignError as error:
-        stays = f"The export stays at {path}; the same command uploads it and does not make it again."
+        command = "the same command without --force" if options.force else "the same command"
+        stays = f"The export stays at {path}; {command} uploads it and does not make it again."
         error.hint = f"{error.hint} {stays}" if error.hint else stays
         raise
     unsent.sent(path)

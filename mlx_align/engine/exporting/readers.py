@@ -75,7 +75,7 @@ def obstacle(loaders: Sequence[str], worn: bool, around: Surroundings) -> str | 
     if not there:
         return missing[0]
     if worn and around.base is None and not (there[0] == "llama" and around.base_gguf):
-        return Unread("the base model is not at hand", "Name it with --base.")
+        return Unread("the base model is not at hand", f"Name it with --base: '{around.provenance.base}'.")
     if there[0] == "peft" and around.base is not None and Base.open(around.base).quantised:
         return Unread("transformers cannot read a base that MLX quantised", "Use --to mlx, or --to hf.")
     return there[0]

@@ -29,8 +29,19 @@ def index(*files: str) -> bytes:
         (["model.safetensors"], index("model.safetensors"), ["model.safetensors"]),
         (["model.safetensors"], index(*SHARDS), ["model.safetensors"]),
         (["model.safetensors", *SHARDS], index(*SHARDS), SHARDS),
+        (SHARDS[1:], None, SHARDS),
+        (["model-00000-of-00002.safetensors"], None, ["model-00000-of-00002.safetensors", SHARDS[0]]),
+        (
+            ["model-00002-of-000002.safetensors"],
+            None,
+            ["model-00001-of-000002.safetensors", "model-00002-of-000002.safetensors"],
+        ),
+        (["model.extra.safetensors"], None, ["model.extra.safetensors"]),
     ],
-    ids=["an index", "one file", "no index", "none", "a part", "one in an index", "an old index", "both"],
+    ids=[
+        *("an index", "one file", "no index", "none", "a part", "one in an index", "an old index", "both"),
+        *("a part without index", "from 0", "a long count", "no part"),
+    ],
 )
 def test_what_is_read(names: list[str], listed: bytes | None, read: list[str]) -> None:
     assert weight_names(names, listed) == read

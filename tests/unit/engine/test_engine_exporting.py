@@ -14,7 +14,7 @@ import pytest
 
 from mlx_align import embedded
 from mlx_align.config import BackendConfig
-from mlx_align.engine.exporting import TARGETS, Exporter, Options, choices, verify_again
+from mlx_align.engine.exporting import TARGETS, Exporter, Options, choices, unsent, verify_again
 from mlx_align.engine.exporting import readers as reading
 from mlx_align.engine.exporting import writers as writing
 from mlx_align.engine.exporting.evidence import computed_in, exactly, gather_evidence
@@ -218,6 +218,21 @@ def test_verifying_an_adapter_again_finds_its_base(exporter: Exporter, tmp_path:
         verify_again(away, base=str(other))
 
 
+def test_a_folders_name_is_not_asked_of_the_hub(
+    exporter: Exporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = tmp_path / "elsewhere" / "adapter"
+    shutil.copytree(exporter.export("mlx").path, away)
+    path = away / "mlx-align.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    facts["provenance"].update(base="me/model", base_commit=None)
+    path.write_text(json.dumps(facts), encoding="utf-8")
+    monkeypatch.setattr("mlx_align.hub.models.newest", lambda *_: pytest.fail("the hub was asked"))
+    again = verify_again(away)
+    assert again.reason == "the base model is not at hand"
+    assert again.hint == "Name it with --base: 'me/model'."
+
+
 def test_verifying_again_sees_what_was_changed(exporter: Exporter) -> None:
     path = exporter.export("mlx").path
     adapter = adapters.read(path)
@@ -334,6 +349,36 @@ def test_an_upload_that_failed_is_done_by_the_same_command(
     assert {"README.md", "mlx-align.json"} <= set(hub.got[0][1])
     with pytest.raises(UsageError, match="already something"):
         again.export("hub", options=options)  # it is done
+
+
+def test_after_force_the_hint_does_not_make_it_again(
+    exporter: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, options = Hub(monkeypatch), Options(repo="me/m", format="mlx", verify=False, force=True)
+    with pytest.raises(AlignError, match="busy") as caught:
+        exporter.export("hub", options=options)
+    assert "the same command without --force uploads it" in str(caught.value.hint)
+    hub.works = True
+    made = exporter.export("hub", options=replace(options, force=False))
+    assert any("made before" in note for note in made.notes)
+
+
+def test_what_could_not_be_verified_is_before_it_is_sent(
+    exporter: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, options = Hub(monkeypatch), Options(repo="me/m", format="mlx")
+    with monkeypatch.context() as patch:
+        patch.setitem(reading.NEEDS, "mlx", (("not_installed_here",), "mlx-lm", "cpu"))
+        with pytest.raises(AlignError, match="busy"):
+            exporter.export("hub", options=options)
+        with pytest.raises(AlignError, match="busy"):
+            exporter.export("hub", options=options)  # there is nothing yet to verify it with
+    hub.works = True
+    made = exporter.export("hub", options=options)
+    assert made.verification.verified
+    assert not any("made before" in note for note in made.notes)
+    assert "verified by mlx-lm" in (made.path / "README.md").read_text(encoding="utf-8")
+    assert not (made.path / unsent.NAME).exists()
 
 
 def test_what_waits_for_its_upload_is_taken_for_nothing_else(

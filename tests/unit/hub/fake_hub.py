@@ -21,16 +21,20 @@ import pytest
 from huggingface_hub import constants
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LARGE = ".safetensors"
+"""What files are called that a repository keeps apart, by their SHA-256."""
 
 
 @dataclass
 class Repo:
-    """A model repository with one commit, on branch main."""
+    """A model repository with one commit, on branch main; `closed`: the token may not read it."""
 
     files: dict[str, bytes]
     gated: bool = False
+    closed: bool = False
     private: bool = False
     revisions: tuple[str, ...] = ("main", COMMIT)
+    commit: str = COMMIT
 
 
 @dataclass
@@ -124,7 +128,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             repo = hub.repos.get(name)
             if repo is None:
                 self._refuse(404, "RepoNotFound")
-            elif revision not in repo.revisions:
+            elif revision not in (*repo.revisions, repo.commit):
                 self._refuse(404, "RevisionNotFound")
                 return None
             return repo
@@ -138,11 +142,15 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 self._json([self._entry(path, data) for path, data in repo.files.items()])
             else:
                 siblings = [{"rfilename": path} for path in repo.files]
-                facts = {"id": name, "modelId": name, "sha": COMMIT, "private": repo.private, "tags": []}
+                facts = {"id": name, "modelId": name, "sha": repo.commit, "private": repo.private, "tags": []}
                 self._json({**facts, "siblings": siblings})
 
         def _entry(self, path: str, data: bytes) -> dict[str, Any]:
-            return {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+            entry = {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+            if not path.endswith(LARGE):
+                return entry
+            pointer = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+            return {**entry, "oid": hashlib.sha1(b"pointer to " + data).hexdigest(), "lfs": pointer}
 
         def _file(self, name: str, revision: str, path: str) -> None:
             repo = self._repo(name, revision)
@@ -150,10 +158,14 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 return
             if repo.gated:
                 return self._refuse(403, "GatedRepo")
+            if repo.closed:
+                return self._refuse(403, "")
             if path not in repo.files:
                 return self._refuse(404, "EntryNotFound")
             data = repo.files[path]
-            headers = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Linked-Size": str(len(data))}
+            content = hashlib.sha256 if path.endswith(LARGE) else hashlib.sha1
+            headers = {"ETag": f'"{content(data).hexdigest()}"', "X-Linked-Size": str(len(data))}
+            headers["X-Repo-Commit"] = repo.commit
             asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
             if asked:
                 first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
@@ -253,7 +265,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
-            for key, value in {**headers, "X-Repo-Commit": COMMIT}.items():
+            for key, value in {"X-Repo-Commit": COMMIT, **headers}.items():
                 self.send_header(key, value)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Connection", "close")

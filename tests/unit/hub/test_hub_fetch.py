@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -59,6 +60,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         NAME: Repo({**model_files(), **DANGEROUS}),
         "org/twice": Repo({**sharded_files(), **TWICE}),
         "org/gated": Repo(model_files(), gated=True),
+        "org/closed": Repo(sharded_files(), closed=True),
         "org/pickled": Repo({"config.json": b"{}", "pytorch_model.bin": b"a pickle"}),
     }
     with FakeHub(repos) as server, reached(server, tmp_path, monkeypatch):
@@ -114,6 +116,13 @@ def test_a_model_that_must_be_asked_for(hub: FakeHub) -> None:
         resolve_model("org/gated")
     assert caught.value.hint is not None
     assert "hf auth login" in caught.value.hint
+
+
+def test_a_token_without_the_right_to_read(hub: FakeHub) -> None:
+    with pytest.raises(UsageError, match=r"the hub does not let you have 'org/closed': .*403") as caught:
+        resolve_model("org/closed")
+    assert "Give your token the right to read it" in str(caught.value.hint)
+    assert "hf auth login" in str(caught.value.hint)
 
 
 def test_a_model_of_pickles_only_is_not_one_we_can_use(hub: FakeHub) -> None:
@@ -174,6 +183,28 @@ def test_an_index_that_cannot_be_used(hub: FakeHub) -> None:
     assert caught.value.where == f"org/twice/{INDEX}"
 
 
+@pytest.mark.parametrize("indexed", [True, False], ids=["an index", "their names"])
+def test_weights_of_which_the_hub_lacks_a_part(indexed: bool, hub: FakeHub) -> None:
+    files = hub.repos["org/twice"].files
+    del files[SHARDS[1]]
+    if not indexed:
+        del files[INDEX]
+    for ask in (resolve_model, parcel):
+        with pytest.raises(DataError, match=f"the repository has no '{SHARDS[1]}'") as caught:
+            ask("org/twice")
+        assert caught.value.where == "org/twice"
+    assert set(hub.sent) <= {INDEX}
+
+
+def test_parts_without_an_index_are_not_taken_for_all_of_them(hub: FakeHub) -> None:
+    del hub.repos["org/twice"].files[INDEX]
+    folder = resolve_model("org/twice").folder
+    assert not is_missing("org/twice")
+    (folder / SHARDS[1]).unlink()
+    shutil.rmtree(folder.parent.parent / "trees", ignore_errors=True)
+    assert is_missing("org/twice")
+
+
 def test_how_much_is_fetched_is_said_first(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
     resolve_model(NAME)
     line, *_ = capsys.readouterr().err.splitlines()  # and then the library's progress
@@ -195,6 +226,75 @@ def test_a_disk_without_the_room_is_told_before_anything_comes(
     assert (type(caught.value), caught.value.where) == (AlignError, str(constants.HF_HUB_CACHE))
     assert "HF_HUB_CACHE" in str(caught.value.hint)
     assert hub.sent == []
+
+
+def changed(repo: Repo) -> None:
+    """A commit that changes one small file, as an owner makes it."""
+    repo.files["tokenizer_config.json"] += b"\n"
+    repo.commit = "f" * 40
+
+
+def test_of_a_new_commit_only_what_it_changes_is_fetched(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resolve_model(NAME)
+    changed(hub.repos[NAME])
+    size = len(hub.repos[NAME].files["tokenizer_config.json"])
+    found = parcel(NAME)
+    assert (found.files, found.size) == (("tokenizer_config.json",), size)
+    hub.sent.clear()
+    capsys.readouterr()
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=size))
+    assert resolve_model(NAME).commit == hub.repos[NAME].commit
+    assert hub.sent == ["tokenizer_config.json"]
+    assert " in 1 file, into" in capsys.readouterr().err
+
+
+def test_without_the_room_for_a_new_commit_the_one_in_the_cache_is_taken(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = resolve_model(NAME)
+    changed(hub.repos[NAME])
+    capsys.readouterr()
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
+    assert resolve_model(NAME) == first
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("there is no room for ")
+    assert line.endswith(f": '{NAME}' is taken from the cache")
+
+
+def test_a_cache_that_is_only_read_still_has_its_models(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = resolve_model(NAME)
+    changed(hub.repos[NAME])
+    refuse_to_write(os_error(errno.EROFS), monkeypatch)
+    capsys.readouterr()
+    assert resolve_model(NAME) == first
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"the cache of models cannot be written: Read-only file system: '{NAME}' is taken from the cache"
+    )
+
+
+def test_a_token_that_cannot_be_read(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = tmp_path / "token"
+    token.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_TOKEN_PATH", str(token))
+        with pytest.raises(AlignError, match="the hub's token cannot be read: Is a directory") as caught:
+            resolve_model(NAME)
+    assert caught.value.where == str(token)
+    assert "hf auth login" in str(caught.value.hint)
+    first = resolve_model(NAME)
+    capsys.readouterr()
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(token))
+    assert resolve_model(NAME) == first
+    assert "the hub's token cannot be read" in capsys.readouterr().err
 
 
 def test_a_hub_that_fails_is_told_where_the_cache_does(
@@ -223,6 +323,18 @@ def os_error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
+def refuse_to_write(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the hub's library fail where it would write into the cache."""
+    look = huggingface_hub.snapshot_download
+
+    def fail(*args: Any, local_files_only: bool = False, **options: Any) -> Any:
+        if not local_files_only:
+            raise failure
+        return look(*args, local_files_only=True, **options)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+
+
 @pytest.mark.parametrize(
     ("failure", "said", "todo"),
     [
@@ -236,10 +348,7 @@ def os_error(number: int) -> OSError:
 def test_what_is_wrong_with_the_disk_is_not_told_of_the_hub(
     failure: Exception, said: str, todo: str, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise failure
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    refuse_to_write(failure, monkeypatch)
     with pytest.raises(AlignError, match=said) as caught:
         resolve_model(NAME)
     assert caught.value.where == str(constants.HF_HUB_CACHE)

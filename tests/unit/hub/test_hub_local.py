@@ -10,6 +10,7 @@ import pytest
 from mlx_align import embedded
 from mlx_align.errors import UsageError
 from mlx_align.hub import ModelSource, resolve_model
+from mlx_align.weights import INDEX
 
 
 def model(folder: Path, config: str = '{"model_type": "llama"}') -> Path:
@@ -88,3 +89,42 @@ def test_a_revision_is_for_the_hub(tmp_path: Path) -> None:
         error = refusal(name, "main")
         assert "a revision belongs to a hub model" in error.message
         assert error.where == "model.revision = main"
+
+
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+
+
+def in_parts(folder: Path, there: list[str], indexed: bool) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    for name in there:
+        (folder / name).write_bytes(b"weights")
+    if indexed:
+        (folder / INDEX).write_text(json.dumps({"weight_map": dict(zip("ab", SHARDS, strict=True))}))
+    return folder
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["an index", "their names"])
+def test_weights_that_are_not_whole(tmp_path: Path, indexed: bool) -> None:
+    folder = in_parts(tmp_path / "mine", SHARDS[:1], indexed)
+    error = refusal(folder)
+    assert f"'{SHARDS[1]}', which belongs to its weights, is not there" in error.message
+    assert error.where == str(folder)
+    (folder / SHARDS[1]).write_bytes(b"weights")
+    assert resolve_model(str(folder)).folder == folder
+
+
+def test_an_index_alone_is_no_model(tmp_path: Path) -> None:
+    assert f"'{SHARDS[0]}'" in refusal(in_parts(tmp_path / "mine", [], True)).message
+
+
+@pytest.mark.parametrize("old", ["model.safetensors", "model-00001-of-00003.safetensors"])
+def test_weights_of_an_older_model_beside_the_new_ones(tmp_path: Path, old: str) -> None:
+    folder = in_parts(tmp_path / "mine", [*SHARDS, old], True)
+    error = refusal(folder)
+    assert f"'{old}' does not belong to the model's weights" in error.message
+    assert error.where == str(folder / old)
+    assert "Remove it" in str(error.hint)
+    (folder / old).unlink()
+    (folder / "consolidated.safetensors").write_bytes(b"once more, and nothing reads it")
+    assert resolve_model(str(folder)).folder == folder

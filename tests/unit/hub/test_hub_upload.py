@@ -163,6 +163,14 @@ def test_asked_before_a_public_repository_is_refused(hub: FakeHub) -> None:
     check_access("me/private", token=TOKEN)
 
 
+@pytest.mark.parametrize("repo", ["me/my--model", "me/..", "me/mine.git"])
+@pytest.mark.parametrize("private", [True, False])
+def test_asked_before_a_name_that_the_hub_forbids(hub: FakeHub, repo: str, private: bool) -> None:
+    error = refused_before(repo, private=private)
+    assert isinstance(error, UsageError)
+    assert error.message == f"'{repo}' is not a name that the hub allows"
+
+
 def test_asked_before_without_network(hub: FakeHub) -> None:
     hub.shut_down()
     assert "network" in str(refused_before("me/mine").hint)
