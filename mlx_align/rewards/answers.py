@@ -28,6 +28,15 @@ def answer_text(sampled: Sampled) -> str:
     return after_thought(with_opened(sampled, "think"))
 
 
+def only_thought(sampled: Sampled) -> bool:
+    """Whether a thought, ended or cut off, is all that there is, so that the `answer_text` is empty.
+
+    Nothing has been answered then. A reward by which an empty text can be right gives 0 for it all the same:
+    else never ending a thought would be what earns most.
+    """
+    return not answer_text(sampled).strip() and bool(with_opened(sampled, "think").strip())
+
+
 def find_answer(text: str, extract: Extract) -> tuple[str, Form | None] | None:
     """The part of an `answer_text` that is the answer, and the form it has; None for the whole text.
 

@@ -137,9 +137,13 @@ def pure(function: Callable[[Sampled, Any], float]) -> Callable[[Any, Tools], Ru
     return lambda options, tools: Pure(function, options)
 
 
+NO_ANSWER = "has no answer"
+"""What `Reward.lacks` says of a row without one, where one is compared with."""
+
+
 def needs_answer(answer: str | None, row: Mapping[str, Any], options: Options) -> str | None:
     """`Reward.lacks` for a reward that compares with the row's answer."""
-    return "has no answer" if answer is None else None
+    return NO_ANSWER if answer is None else None
 
 
 def answer_of(sampled: Sampled) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import Field
 
 from mlx_align.rewards import sandbox
-from mlx_align.rewards.answers import answer_text
+from mlx_align.rewards.answers import answer_text, only_thought
 from mlx_align.rewards.base import Options, Outcome, Pure, Reward, RewardError, Running, Sampled, Tools
 
 _SHAPES = "'tests' or 'test_list' (a list of asserts, or of {input, output}), or 'test' with 'entry_point'"
@@ -106,6 +106,8 @@ def code(sampled: Sampled, options: CodeOptions) -> float:
         RewardError: the row has no usable tests, or the sandbox failed.
     """
     tests = tests_of(sampled.row)
+    if only_thought(sampled):  # an empty program may pass a test: that nothing is printed
+        return 0.0
     program = program_in(answer_text(sampled))
     if isinstance(tests, Statements):
         passed = _examine(program, tests, options.limits)

@@ -6,7 +6,7 @@ import unicodedata
 
 from pydantic import Field
 
-from mlx_align.rewards.answers import EXTRACT, Extract, answer_text, find_answer
+from mlx_align.rewards.answers import EXTRACT, Extract, answer_text, find_answer, only_thought
 from mlx_align.rewards.base import Options, Reward, Sampled, answer_of, needs_answer, pure
 
 
@@ -25,6 +25,8 @@ def exact(sampled: Sampled, options: ExactOptions) -> float:
         RewardError: the row has no answer.
     """
     right = answer_of(sampled)
+    if only_thought(sampled):  # an answer such as "?" is empty without its punctuation, too
+        return 0.0
     found = find_answer(answer_text(sampled), options.extract)
     return float(found is not None and _plain(found[0], options) == _plain(right, options))
 

@@ -42,9 +42,10 @@ _REWRITES = tuple(
         (r"\\[dtc]frac", r"\\frac"),
         (r"\\(frac|sqrt)\s?(\d)", r"\\\1{\2}"),
         (r"(\\frac\s?\{[^{}]*\})\s?(\d)", r"\1{\2}"),
-        (r"_\s?(\d+(?=\s*[\w\\({])|[A-Za-z])", r"_{\1}"),  # \log_2 8, and \log_28 is the same
         (r"\\(?:cdot|times)(?![a-z])|[×·]", "*"),
         (r"\\div|÷", "/"),
+        # LaTeX lowers one digit, so \log_327 has the base 3; people write \log_10 100, and \log_10 x.
+        (r"_\s?(\d+(?=\s+\d|\s*[A-Za-z\\({])|\d|[A-Za-z])", r"_{\1}"),
         ("\u2212", "-"),
         ("π", " pi "),
         (r"√\s?(\d+)", r" sqrt(\1)"),
@@ -52,6 +53,7 @@ _REWRITES = tuple(
         ("λ", " lamda "),
     )
 )
+_END = re.compile(r"[\s.]+\Z")
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+\.?\d*|\.\d+)|\\?(?P<name>[A-Za-z]+)|(?P<operator>\*\*|[-+*/^_(),{}\[\]]))"
 )
@@ -84,7 +86,7 @@ def read_expression(text: str) -> str:
     for pattern, by in _REWRITES:
         right = pattern.sub(by, right)
     try:
-        python = _Reader(_tokens(right.strip().rstrip("."))).whole()
+        python = _Reader(_tokens(_END.sub("", right))).whole()
         nodes = ast.walk(ast.parse(python, mode="eval"))
     except (SyntaxError, RecursionError, MemoryError):
         raise ExpressionError("it is not an expression") from None
@@ -218,8 +220,6 @@ class _Reader:
 
     def _mixed(self) -> str | None:
         r"""A mixed number, if one begins here: 2\frac{1}{2} or 1 4/5, which are sums."""
-        if self._tokens[self._at - 1 : self._at] == ["/"]:
-            return None
         whole, *rest = self._tokens[self._at : self._at + 8]
         match rest:
             case ["frac", "{", top, "}", "{", bottom, "}", *_]:
@@ -230,6 +230,10 @@ class _Reader:
                 return None
         if not (whole.isdigit() and top.isdigit() and bottom.isdigit()):
             return None
+        if length == 4 and (top[0] == "0" or int(top) >= int(bottom)):
+            return None  # 10 000/5 and 10 500/3 begin with a large number
+        if self._tokens[self._at - 1 : self._at] == ["/"]:  # 6/2\frac12: by 2 or by the sum?
+            raise ExpressionError("a mixed number follows on '/'")
         self._at += length
         return f"({whole} + {top} / {bottom})"
 

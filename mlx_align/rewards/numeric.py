@@ -15,7 +15,7 @@ from pydantic import Field
 
 from mlx_align.data.answers import each_stated
 from mlx_align.rewards.answers import EXTRACT, Extract, answer_text, find_answer
-from mlx_align.rewards.base import Options, Reward, RewardError, Sampled, answer_of, pure
+from mlx_align.rewards.base import NO_ANSWER, Options, Reward, RewardError, Sampled, answer_of, pure
 from mlx_align.rewards.numbers import Number, find_numbers
 
 
@@ -68,7 +68,7 @@ def _only_number(answer: str) -> Number | None:
 def lacks(answer: str | None, row: Mapping[str, Any], options: NumericOptions) -> str | None:
     """An answer, and one number in it."""
     if answer is None:
-        return "has no answer"
+        return NO_ANSWER
     return None if _only_number(answer) else f"has the answer '{answer}', which is not one number"
 
 

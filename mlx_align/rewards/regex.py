@@ -1,6 +1,7 @@
 """Regex: 1 where a regular expression matches the completion, else 0.
 
 A thought is left out, unless the pattern has its tags, as in "<think>.+</think>[^<]+": then it gets them too.
+A thought with no answer behind it is worth 0, even if the pattern would match an empty text.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from mlx_align.rewards.answers import answer_text, with_opened
-from mlx_align.rewards.base import Options, Reward, Sampled, answer_of, pure
+from mlx_align.rewards.answers import answer_text, only_thought, with_opened
+from mlx_align.rewards.base import NO_ANSWER, Options, Reward, Sampled, answer_of, pure
 from mlx_align.rewards.limits import unless_slow
 
 ANSWER = "{answer}"
@@ -51,7 +52,12 @@ def regex(sampled: Sampled, options: RegexOptions) -> float:
     pattern = options.pattern
     if ANSWER in pattern:
         pattern = pattern.replace(ANSWER, re.escape(answer_of(sampled)))
-    text = with_opened(sampled, "think") if THOUGHT in options.pattern else answer_text(sampled)
+    if THOUGHT in options.pattern:
+        text = with_opened(sampled, "think")
+    elif only_thought(sampled):
+        return 0.0
+    else:
+        text = answer_text(sampled)
     match = re.fullmatch if options.where == "whole" else re.search
     with unless_slow(f"the regular expression '{options.pattern}'"):
         return float(match(pattern, text.strip()) is not None)
@@ -59,7 +65,7 @@ def regex(sampled: Sampled, options: RegexOptions) -> float:
 
 def lacks(answer: str | None, row: Mapping[str, Any], options: RegexOptions) -> str | None:
     """An answer, where the pattern speaks of one."""
-    return "has no answer" if answer is None and ANSWER in options.pattern else None
+    return NO_ANSWER if answer is None and ANSWER in options.pattern else None
 
 
 REWARD = Reward("regex", "a pattern", RegexOptions, pure(regex), lacks)

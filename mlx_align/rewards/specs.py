@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from mlx_align.errors import ConfigError, DataError, UsageError
-from mlx_align.rewards.base import Options, Reward
+from mlx_align.rewards.base import NO_ANSWER, Options, Reward
 from mlx_align.rewards.python import FUNCTION, absolute
 from mlx_align.rewards.registry import get
 from mlx_align.wording import plain
@@ -134,12 +134,15 @@ def _bad_option(error: ValidationError, reward: Reward, where: str) -> ConfigErr
     )
 
 
-def _remedy(rows: Sequence[Rewarded], *, all_of_them: bool) -> str:
-    if not all_of_them:
+def _remedy(rows: Sequence[Rewarded], lacking: Sequence[str]) -> str:
+    """What to do about rows of which some lack something; `lacking` has what, once for each of these."""
+    if len(lacking) < len(rows):
         return "Remove these rows, or choose another reward with --reward."
     if all({"chosen", "rejected"} <= row.extra.keys() for row in rows):
         return "These are pairs of answers: train on them with orpo, dpo or simpo."
-    return "Give the rows an 'answer', or choose another reward with --reward."
+    if set(lacking) == {NO_ANSWER}:
+        return "Give the rows an 'answer', or choose another reward with --reward."
+    return "Choose another reward with --reward, or give the rows what this one needs."
 
 
 def check_rows(specs: Iterable[Spec], rows: Sequence[Rewarded]) -> None:
@@ -160,5 +163,5 @@ def check_rows(specs: Iterable[Spec], rows: Sequence[Rewarded]) -> None:
                 f"the reward '{spec.label}' cannot be computed: the row {missing}"
                 f" ({len(lacking)} of {len(rows)} rows are like that)",
                 where=name,
-                hint=_remedy(rows, all_of_them=len(lacking) == len(rows)),
+                hint=_remedy(rows, [missing for _, missing in lacking]),
             )

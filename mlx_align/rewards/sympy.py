@@ -19,6 +19,7 @@ from mlx_align import installing
 from mlx_align.errors import UsageError
 from mlx_align.rewards.answers import EXTRACT, Extract, answer_text, find_answer
 from mlx_align.rewards.base import (
+    NO_ANSWER,
     Options,
     Outcome,
     Reward,
@@ -98,7 +99,7 @@ def start(options: SympyOptions, tools: Tools) -> Running:
 def lacks(answer: str | None, row: Mapping[str, Any], options: SympyOptions) -> str | None:
     """An answer, and one that can be read."""
     if answer is None:
-        return "has no answer"
+        return NO_ANSWER
     try:
         read_expression(answer)
     except ExpressionError as error:

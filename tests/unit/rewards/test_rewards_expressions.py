@@ -29,7 +29,7 @@ from mlx_align.rewards.expressions import FUNCTIONS, ExpressionError, read_expre
         # These are products.
         (r"2\frac{x}{3}", "2 * ((x) / (3))"),
         (r"x^2\frac{1}{2}", "x ** 2 * ((1) / (2))"),
-        (r"1/2\frac{1}{2}", "1 / 2 * ((1) / (2))"),
+        (r"1/2\frac{x}{2}", "1 / 2 * ((x) / (2))"),
         (r"\frac12 3", "((1) / (2)) * 3"),
         # Functions with and without brackets, powers and bases.
         (r"2\sin x \cos x", "2 * sin(x) * cos(x)"),
@@ -43,11 +43,32 @@ from mlx_align.rewards.expressions import FUNCTIONS, ExpressionError, read_expre
         (r"\ln x(x + 1)", "log(x) * (x + 1)"),
         (r"\ln\sin x", "log(sin(x))"),
         (r"\log_2 8, \log_{2}(8), log_2(8), \log_28", " , ".join(["log(8, (2))"] * 4)),
+        (r"\log_327, \log_381, \log_525", "log(27, (3)) , log(81, (3)) , log(25, (5))"),
+        (r"\log_327\cdot 2 + \log_39", "log(27, (3)) * 2 + log(9, (3))"),
         (r"\log_10 100 + \log_b x", "log(100, (10)) + log(x, (b))"),
+        (r"\log_10x, \log_12(x)", "log(x, (10)) , log(x, (12))"),
         (r"\log_2\frac{1}{8}", "log(((1) / (8)), (2))"),
     ],
 )
 def test_notation(text: str, python: str) -> None:
+    assert read_expression(text) == python
+
+
+@pytest.mark.parametrize(
+    ("text", "python"),
+    [
+        ("5.", "5"),
+        ("5 .", "5"),
+        ("5.\n", "5"),
+        ("$5$.", "5"),
+        ("$5.$ .", "5"),
+        (r"\(\frac12\).", "((1) / (2))"),
+        (r"5\text{ cm}.", "5"),
+        (r"90^\circ.", "90"),
+        (r"50\%.", "50"),
+    ],
+)
+def test_a_full_stop_ends_the_sentence_whatever_stands_before_it(text: str, python: str) -> None:
     assert read_expression(text) == python
 
 
@@ -63,7 +84,12 @@ def test_notation(text: str, python: str) -> None:
         ("x + 1 = 2", "is an equation"),
         ("2 3", "'3' follows directly on a number"),
         ("1 000", "'000' follows directly on a number"),
-        ("1/2 3/4", "'3' follows directly on a number"),
+        ("1/2 3/4", "a mixed number follows on '/'"),
+        (r"1/2\frac{1}{2}", "a mixed number follows on '/'"),
+        (r"6 \div 2\frac12", "a mixed number follows on '/'"),
+        ("10 000/5", "'000' follows directly on a number"),
+        ("10 050/60", "'050' follows directly on a number"),
+        ("10 500/3", "'500' follows directly on a number"),
         ("x^2 3", "'3' follows directly on a number"),
         ("1 2/3/4", "'2' follows directly on a number"),
         (r"\sin", "ends too early"),

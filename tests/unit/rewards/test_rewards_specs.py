@@ -209,3 +209,15 @@ def test_where_no_row_has_an_answer_the_remedy_is_not_to_remove_them(
         check_rows(make_specs([{"name": "numeric"}]), rows)
     assert error.value.hint is not None
     assert remedy in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "answers"), [("sympy", ["(1, 2]", "[0, 3)"]), ("sympy", ["(1, 2]", None]), ("code", [None, "2"])]
+)
+def test_where_an_answer_is_not_what_is_missing_the_remedy_does_not_ask_for_one(
+    name: str, answers: list[str | None]
+) -> None:
+    rows = [row(line, answer) for line, answer in enumerate(answers)]
+    with pytest.raises(DataError, match="2 of 2") as error:
+        check_rows(make_specs([{"name": name}]), rows)
+    assert error.value.hint == "Choose another reward with --reward, or give the rows what this one needs."

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mlx_align.rewards import Scorer, make_specs
+from mlx_align.rewards.code import CodeOptions, code
 from tests.rewarded import sampled, value
 
 OPENED = "<|assistant|>\n<think>\n"
@@ -40,6 +42,36 @@ def test_only_what_follows_the_thought_is_scored(name: str, options: dict[str, A
             ]
         )
     assert scored.values[:, 0].tolist() == [1, 1, 1, 1, 0, 0, 0], scored.failures
+
+
+THOUGHTS = [
+    sampled("<think>\nhm", "..."),
+    sampled("<think>\nhm\n</think>\n\n", "..."),
+    sampled("hm", "...", prompt=OPENED),
+    sampled("", "...", prompt=OPENED),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("regex", {"pattern": r"^(?!.*\bsorry\b)"}),
+        ("regex", {"pattern": "[^!]*", "where": "whole"}),
+        ("regex", {"pattern": "(?s).{0,200}", "where": "whole"}),
+        ("exact", {}),
+    ],
+)
+def test_a_thought_without_an_answer_is_worth_nothing_where_an_empty_text_would_be_right(
+    name: str, options: dict[str, Any]
+) -> None:
+    with Scorer(make_specs([{"name": name, **options}])) as scorer:
+        assert scorer.score(THOUGHTS).values[:, 0].tolist() == [0, 0, 0, 0]
+        assert scorer.score([sampled("", "...")]).values.tolist() == [[1]]
+
+
+def test_a_thought_without_an_answer_passes_no_test_of_a_program_that_prints_nothing() -> None:
+    row = {"tests": [{"input": "", "output": ""}]}
+    assert [code(replace(one, row=row), CodeOptions()) for one in THOUGHTS] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
