@@ -41,8 +41,10 @@ $(BIN)/python:
 
 .PHONY: one-device
 one-device:
-	@test "$(or $(MADE),$(DEVICE))" = "$(DEVICE)" || \
-	  { echo "$(VENV) has the MLX of DEVICE=$(MADE), which that of $(DEVICE) would overwrite: make clean first"; exit 1; }
+	@for other in $(VENV)/.run-*; do \
+	  case "$$other" in "$(VENV)/.run-$(DEVICE)" | "$(VENV)/.run-*") ;; *) \
+	    echo "$(VENV) was made with DEVICE=$${other#$(VENV)/.run-}, which $(DEVICE) would overwrite: make clean first"; \
+	    exit 1 ;; esac; done
 
 $(VENV)/.run-$(DEVICE): $(BIN)/python pyproject.toml | one-device
 	@echo "installing (about a minute) ..."

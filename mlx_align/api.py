@@ -20,7 +20,7 @@ from mlx_align.engine.data import data_path
 from mlx_align.engine.exporting import Exported, Exporter, Options, Verification
 from mlx_align.engine.launch import Engine, check_resumable, launch
 from mlx_align.engine.planning import Forecast, Planner, forecast
-from mlx_align.engine.preparing import objective_of, tokenized
+from mlx_align.engine.preparing import objective_of, refuse_dropout, tokenized
 from mlx_align.engine.tokenizer import load_tokenizer
 from mlx_align.errors import AlignError, ConfigError, InterruptedRunError, UsageError, error_class
 from mlx_align.events import Event, RunFailed, RunStopped
@@ -98,13 +98,17 @@ def _dataset(config: RunConfig) -> Dataset:
 
 
 def _check_start(config: RunConfig) -> None:
+    """Refuse a starting adapter that is not there, or that the method cannot begin with."""
     start = config.adapter.start
-    if start is not None and not (typed(start) / "adapter_config.json").is_file():
+    if start is None:
+        return
+    if not (typed(start) / "adapter_config.json").is_file():
         raise UsageError(
             "there is no adapter in mlx-lm's format",
             where=f"adapter.start = {start}",
             hint="Give a folder with adapter_config.json and adapters.safetensors, such as a run's adapter/.",
         )
+    refuse_dropout(config, typed(start))
 
 
 def _model_facts(source: ModelSource) -> dict[str, Any]:

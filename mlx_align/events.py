@@ -175,8 +175,9 @@ class Checkpoint(Event):
 
 
 class Memory(Event):
-    """Memory in bytes as the backend reports it; `limit` is what this machine can give, 0 if unknown.
-    `traces` counts the computation graphs that were traced for a shape, 0 where the backend traces none.
+    """Memory in bytes as the backend reports it; `limit` is what this machine can give. `active` and `limit`
+    are 0 if unknown. `traces` counts the computation graphs that were traced for a shape, 0 where the backend
+    traces none.
     """
 
     type: Literal["memory"] = "memory"

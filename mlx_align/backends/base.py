@@ -80,7 +80,7 @@ class MemoryUse:
     """What a device is asked to hold.
 
     Attributes:
-        active: bytes in use now.
+        active: bytes in use now; 0: unknown.
         peak: at the highest.
         limit: what the machine can give; 0: unknown.
         traces: graphs traced so far.

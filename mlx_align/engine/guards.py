@@ -18,7 +18,8 @@ class MemoryWatch:
 
     Not seen: how many buffers there are (MLX tells bytes only), a leak that does not come to a quarter of the
     whole, one in the first EVERY * (READINGS + 1) updates of an attempt, and, on a GPU, what Python holds. On
-    a CPU torch tells the size of the whole process, which longer batches may still raise as a run begins.
+    a CPU torch tells the size of the whole process, which longer batches may still raise as a run begins; on
+    macOS not even that (`active` is 0), so nothing is seen there.
     """
 
     EVERY = 10

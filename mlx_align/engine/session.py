@@ -31,6 +31,7 @@ from mlx_align.engine.tokenizer import load_tokenizer
 from mlx_align.engine.trainer import Outcome, Trainer
 from mlx_align.errors import AlignError, DataError, InterruptedRunError, UsageError
 from mlx_align.events import RunFinished, RunStarted, RunStopped
+from mlx_align.paths import typed
 from mlx_align.rewards import Scorer, Spec, Tools, make_specs
 from mlx_align.runs import STOP, Checkpoints, RunDirectory, Saved
 from mlx_align.runs.atomic import write_json
@@ -127,7 +128,8 @@ class Session:
             fingerprint(train.examples + valid.examples),
             "the same rows give other tokens than when this run began",
             self.run.env()["model_folder"],
-            "The tokenizer or its chat template has changed: put it back as it was, or start a new run.",
+            "The tokenizer or its chat template has changed, or the template writes the present date. "
+            "Put them back as they were, or start a new run.",
         )
         if self.resumed is None:
             tell_findings(self.report, config, dataset, train, valid)
@@ -231,16 +233,18 @@ class Session:
             digest,
             "the model's weights or its config.json have changed since this run began",
             str(folder),
-            "Put the model back as it was, or start a new run.",
+            "Put the model back as it was, or start a new run. "
+            "If it has not changed, an earlier version of mlx-align counted other files of it.",
         )
         return digest
 
     def _policy(self, backend: Backend) -> Policy:
         config = self.config
         if config.adapter.start is not None:
+            if self.resumed is None:  # before it is copied, so that it can be mended and the run go on
+                kept = self.run.start
+                refuse_dropout(config, kept if kept.exists() else typed(config.adapter.start))
             self.run.keep_start()
-            if self.resumed is None:
-                refuse_dropout(config, self.run.start)
             start = {"start": str(self.run.start)}
             config = config.model_copy(update={"adapter": config.adapter.model_copy(update=start)})
         folder = Path(self.run.env()["model_folder"])

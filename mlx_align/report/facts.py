@@ -65,8 +65,13 @@ def _place(name: str) -> tuple[int, str]:
 
 
 def _value(taken: Eval, name: str) -> Number:
-    """A measure; no accuracy where every margin is 0, as before training: none is right and none is wrong."""
-    return None if name == "accuracy" and taken.metrics.get("margin") == 0.0 else taken.metrics.get(name)
+    """A measure; no accuracy where every margin is 0, as before training: none is right and none is wrong.
+
+    The share of answers that could not be scored is not in an evaluation where it is 0.
+    """
+    if name == "accuracy" and taken.metrics.get("margin") == 0.0:
+        return None
+    return taken.metrics.get(name, 0.0 if name == "unscored" else None)
 
 
 def exports(run: RunDirectory) -> list[Export]:

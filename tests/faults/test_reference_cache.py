@@ -336,7 +336,7 @@ def test_other_weights_are_refused(tmp_path: Path, file: str) -> None:
     assert isinstance(end, RunFailed)
     assert (end.kind, end.where) == ("data", str(model))
     assert "have changed since this run began" in end.message
-    assert end.hint is not None
+    assert "an earlier version of mlx-align counted other files" in (end.hint or "")
     shutil.rmtree(model)
     model_copy(model)
     assert support.engine(run) == 0, "put back, it is the same run again"

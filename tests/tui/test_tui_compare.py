@@ -9,6 +9,8 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import TabbedContent
 
+from mlx_align.events import Eval
+from mlx_align.run_state import RunState, reduce
 from mlx_align.runs import RunDirectory
 from mlx_align.toml import to_toml
 from mlx_align_tui.app import AlignApp
@@ -87,6 +89,26 @@ def test_losses_of_two_methods_are_not_ranked(root: Path) -> None:
         said = "dpo, orpo measure it differently" if differs else ""
         assert caution(sides, (source, key)) == said
         assert caution(sides[:1], (source, key)) == ""
+
+
+def scored(side: Side, reward: float, unscored: float | None) -> Side:
+    """A run of grpo with one evaluation, which has the share of unscored answers if there is one."""
+    metrics = {"reward": reward} | ({} if unscored is None else {"unscored": unscored})
+    state = reduce(RunState(), Eval(step=0, rows=20, metrics=metrics))
+    return dataclasses.replace(side, state=state, config={"method.name": "grpo"})
+
+
+def test_a_mean_reward_of_few_answers_is_not_the_best(root: Path) -> None:
+    sides, _ = Reader(pair(root)).read()
+    few = [scored(sides[0], 0.5, None), scored(sides[1], 0.9, 0.78)]
+    rows = {row.name: row for row in measure_rows(few)}
+    assert rows["not scored"].cells == ("0.0%", "78.0%")
+    assert rows["not scored"].best == (0,), "less is better"
+    assert rows["reward"].best == ()
+    assert "the answers that could be scored" in notes(few)[0]
+    most = [scored(sides[0], 0.5, None), scored(sides[1], 0.9, 0.05)]
+    assert {row.name: row for row in measure_rows(most)}["reward"].best == (1,), "as in the engine"
+    assert notes(most) == []
 
 
 def test_other_data_is_said(root: Path) -> None:

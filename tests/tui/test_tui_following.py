@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_align.events import Event
-from mlx_align.run_state import RunState
+from mlx_align.events import Eval, Event
+from mlx_align.run_state import RunState, reduce
 from mlx_align.runs import EventReader, RunDirectory, RunLock
 from mlx_align_tui.live import following
 from mlx_align_tui.live.columns import Columns
@@ -149,6 +149,15 @@ def test_views_stay_while_columns_grow(root: Path) -> None:
         columns.follow(follower.state)
     np.testing.assert_array_equal(early.value, kept)
     assert len(columns.curves()["train", "loss"].value) == 600
+
+
+def test_a_share_that_is_left_out_where_it_is_0_is_a_whole_curve() -> None:
+    state, columns = RunState(), Columns()
+    for step, share in enumerate((None, None, 0.05, None)):
+        metrics = {"reward": 0.5} | ({} if share is None else {"unscored": share})
+        state = reduce(state, Eval(seq=step, step=step, rows=20, metrics=metrics))
+        columns.follow(state)
+    assert columns.curves()["valid", "unscored"].value.tolist() == [0.0, 0.0, 0.05, 0.0]
 
 
 def test_columns_of_an_empty_state() -> None:

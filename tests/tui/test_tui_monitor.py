@@ -10,7 +10,7 @@ from rich.console import Console
 from textual.widgets import Log, Static, TabbedContent
 
 from mlx_align.engine.launch import Death
-from mlx_align.events import Alert
+from mlx_align.events import Alert, Memory
 from mlx_align.run_state import History, RunState
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display.facts import Pace
@@ -249,6 +249,11 @@ def test_of_many_alerts_the_newest_are_shown() -> None:
 
 def alert(number: int) -> Alert:
     return Alert(code=f"odd-{number}", message="so it is", step=number)
+
+
+def test_memory_in_use_that_is_unknown_is_not_shown() -> None:
+    look = Look(RunState(memory=Memory(step=1, active=0, peak=3_400_000_000, limit=16_000_000_000)))
+    assert texts.needs(look, {}).plain.strip() == "used: at most 3.40 GB of 16.00 GB"
 
 
 @pytest.mark.parametrize("method", ["orpo", "grpo"])

@@ -102,14 +102,14 @@ def test_a_strange_summary_hides_no_other_run(root: Path, text: str) -> None:
 
 def test_a_closed_folder_hides_no_other_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed, good = written(root, steps=20), written(root, steps=20, number=1)
-    real = Path.is_file
+    real = os.stat
 
-    def is_file(self: Path) -> bool:
-        if self.parent == closed.path:
-            raise PermissionError(errno.EACCES, "Permission denied", str(self))
-        return real(self)
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if isinstance(path, Path) and path.parent == closed.path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, **options)
 
-    monkeypatch.setattr(Path, "is_file", is_file)
+    monkeypatch.setattr(os, "stat", stat)
     assert [run.name for run in list_runs(root)] == [good.name]
 
 

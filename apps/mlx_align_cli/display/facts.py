@@ -33,6 +33,8 @@ LABELS = {
 """The metrics that are shown, in this order, and what they are called."""
 SINGLE = "reward/"
 """How the metric of one of several rewards begins; its name follows."""
+LEFT_OUT = {"unscored": 0.0}
+"""What an evaluation of answers leaves out, and the value that this means."""
 RECENT = 10
 """Training values are means over so many steps: those of a single batch jump about."""
 
@@ -73,7 +75,9 @@ def total_steps(state: RunState) -> int:
 
 def measured(metrics: Mapping[str, float | None], key: str) -> float | None:
     """A metric as it is shown. No accuracy where every margin is exactly 0: none is right, none is wrong."""
-    return None if key == "accuracy" and metrics.get("margin") == 0.0 else metrics.get(key)
+    if key == "accuracy" and metrics.get("margin") == 0.0:
+        return None
+    return metrics.get(key, LEFT_OUT.get(key) if "reward" in metrics else None)
 
 
 def course(steps: Steps, key: str, start: int = 0) -> list[float | None]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlx_align.events import Eval, Number, Rollout
 from mlx_align.run_state import History, RunState, Steps
-from mlx_align_cli.display.facts import course, measured
+from mlx_align_cli.display.facts import LEFT_OUT, course, measured
 
 Array = NDArray[np.float64]
 Drawn = TypeVar("Drawn", bound=History[Any])
@@ -44,13 +44,13 @@ class Table:
         self._columns: dict[str, Array] = {}
 
     def extend(self, columns: Mapping[str, Sequence[Number] | Array]) -> None:
-        """Add rows; a column that is new, or missing now, has NaN where it was not given."""
+        """Add rows; where a column is not given, before or now, it has what `LEFT_OUT` says, else NaN."""
         count = len(next(iter(columns.values())))
         length = self._length + count
         for name in {*columns, *self._columns}:
             kept = self._columns.get(name)
             if kept is None or len(kept) < length:
-                grown = np.full(max(256, 2 * length), np.nan)
+                grown = np.full(max(256, 2 * length), LEFT_OUT.get(name, np.nan))
                 if kept is not None:
                     grown[: self._length] = kept[: self._length]
                 self._columns[name] = kept = grown

@@ -1,4 +1,4 @@
-"""Memory in use: the device's own count, or on a CPU the process's."""
+"""Memory in use: the device's own count, or on a CPU the process's, where the system tells it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def memory_use(kind: str) -> MemoryUse:
     if kind == "mps":  # which keeps no peak of its own; unified memory makes the process's an honest one
         active = torch.mps.current_allocated_memory()
         return MemoryUse(active, max(active, peak), int(torch.mps.recommended_max_memory()))
-    active = int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if STATM.exists() else peak
+    # Elsewhere, as on macOS, Python can only ask for the peak, which never falls: it is not what is in use.
+    active = int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if STATM.exists() else 0
     return MemoryUse(active, max(active, peak), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from mlx_align.events import (
     Scored,
     Step,
 )
+from mlx_align.report import page
 from mlx_align.run_state import RunState
+from mlx_align_cli.display.facts import metric_rows
 from mlx_align_cli.display.listing import headline
 from mlx_align_cli.display.plain import PlainDisplay
 from mlx_align_cli.display.report import next_lines, outcome, report
@@ -128,6 +131,20 @@ def test_plain_lines_say_the_same() -> None:
     assert "  best (1.000): What is 3 + 4? -> 3 + 4 = 7." in text
     assert "eval at step 0: reward 0.440, right answers 44.0%" in text
     assert "pass@8 90.0%" in text
+
+
+def test_all_answers_could_be_scored_where_nothing_is_said_of_it(tmp_path: Path) -> None:
+    """An evaluation leaves the share out where it is 0; that is no dash beside one that has it."""
+    last = evaluation(TOTAL)
+    last = last.model_copy(update={"metrics": {**last.metrics, "unscored": 0.05}})
+    run = make_run(tmp_path, [*story()[:-2], last, FINISHED])
+    stream = io.StringIO()
+    PlainDisplay(stream).end(run, run.state())
+    assert "held out not scored: 0.0% -> 5.0%" in stream.getvalue()
+    assert "unscored 0.0% 5.0%" in " ".join(re.sub("<[^>]*>", " ", page(run)).split())
+    without = make_run(tmp_path, [*story(), FINISHED])
+    assert not [row for row in metric_rows(without.state()) if row.key == "unscored"]
+    assert "unscored" not in page(without)
 
 
 def test_the_report_has_rewards_before_and_after(tmp_path: Path) -> None:

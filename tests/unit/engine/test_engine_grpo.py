@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mlx_align import backends, embedded
+from mlx_align import backends, embedded, plan
 from mlx_align.api import prepare
 from mlx_align.backends.base import Alone
 from mlx_align.config import RunConfig
@@ -147,13 +147,30 @@ def test_a_starting_adapter_with_dropout_is_refused_where_it_is_in_the_way(tmp_p
     start = support.new_run(tmp_path / "start", "sft", train__steps=1, adapter__dropout=0.1, eval__every=0)
     assert support.engine(start) == 0
     options = {**BRIEF, "train__steps": 1, "adapter__start": str(start.adapter)}
-    run = support.new_run(tmp_path / "runs", "grpo", **options, method__beta=0.01)
-    assert support.engine(run) == 2
-    end = run.state().end
-    assert "dropout of 0.1" in end.message
-    assert "adapter_config.json" in end.hint
-    assert end.where == f"adapter.start = {start.adapter}"
+    with pytest.raises(UsageError, match=r"dropout of 0\.1") as caught:
+        support.new_run(tmp_path / "runs", "grpo", **options, method__beta=0.01)
+    assert caught.value.where == f"adapter.start = {start.adapter}"
+    assert "adapter_config.json" in (caught.value.hint or "")
+    assert not (tmp_path / "runs").exists()
+    settings = {"adapter.start": str(start.adapter), "method.beta": 0.01, "backend.device": "cpu"}
+    with pytest.raises(UsageError, match=r"dropout of 0\.1"):
+        plan("grpo", settings=settings)
     assert support.engine(support.new_run(tmp_path / "runs", "grpo", **options)) == 0
+
+
+def test_a_starting_adapter_that_has_got_dropout_can_be_mended(tmp_path: Path) -> None:
+    """As long as the run has not begun, the adapter is not copied before it has been looked at."""
+    start = support.new_run(tmp_path / "start", "sft", train__steps=1, eval__every=0)
+    assert support.engine(start) == 0
+    options = {**BRIEF, "train__steps": 1, "adapter__start": str(start.adapter)}
+    run = support.new_run(tmp_path / "runs", "grpo", **options, method__beta=0.01)
+    facts = start.adapter / "adapter_config.json"
+    without = facts.read_text(encoding="utf-8")
+    facts.write_text(without.replace('"dropout": 0.0', '"dropout": 0.1'), encoding="utf-8")
+    assert support.engine(run) == 2
+    assert "dropout of 0.1" in run.state().end.message
+    facts.write_text(without, encoding="utf-8")
+    assert support.engine(run) == 0, "which is what the hint says"
 
 
 def test_several_ranks_are_refused(tmp_path: Path) -> None:

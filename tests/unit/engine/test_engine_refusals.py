@@ -90,6 +90,7 @@ def test_tokens_that_have_changed_since(tmp_path: Path, brief: dict[str, Any]) -
     end = failure(run)
     assert "other tokens" in end.message
     assert end.where == str(model)
+    assert "writes the present date" in (end.hint or "")
 
 
 @pytest.mark.parametrize("file", ["adapters.safetensors", "training.safetensors", "trainer.json"])

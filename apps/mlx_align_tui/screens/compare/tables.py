@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mlx_align.engine.state import UNSCORED, UNSCORED_MORE
 from mlx_align_cli.display.facts import labels, measured, pace, shown_eval, total_steps
 from mlx_align_cli.display.listing import short_name, value_text
 from mlx_align_cli.display.text import UNKNOWN, clean, duration, metric, one_line, size
@@ -21,7 +22,7 @@ Variables = Mapping[str, str]
 LEAST, KEY = 13, 24
 """The least width of a run's column, and the most of the names at the left."""
 HIGHER = ("reward", "exact", "accuracy", "margin", "chosen_reward")
-LOWER = ("loss", "truncated", "no_signal")
+LOWER = ("loss", "truncated", "no_signal", UNSCORED)
 """Measures of which more or less is better; of the others neither is."""
 OF_A_METHOD = ("loss", "margin", "chosen_reward", "rejected_reward")
 """Measures that mean another thing in another method: they are not ranked across methods."""
@@ -75,17 +76,26 @@ def measure_rows(sides: Sequence[Side]) -> list[Row]:
     """The held-out measures of each run's adapter, then what it cost."""
     shown = [shown_eval(side.state) for side in sides]
     names = labels(key for taken in shown if taken for key in taken.metrics)
-    same_method = len({side.method for side in sides}) == 1
+    same_method, uneven = len({side.method for side in sides}) == 1, _unevenly_scored(sides)
     rows = [Row("state", tuple(f"{sign(side.condition)} {side.condition}" for side in sides)),
             Row("method", tuple(side.method or UNKNOWN for side in sides)),
             Row("step", tuple(_steps(side) for side in sides))]  # fmt: skip
     for key, label in names.items():
         values = [measured(taken.metrics, key) if taken else None for taken in shown]
-        ranked = same_method or key not in OF_A_METHOD
+        ranked = not uneven if key == "reward" else same_method or key not in OF_A_METHOD
         rows.append(
             Row(label, tuple(metric(key, value) for value in values), _best(key, values) if ranked else ())
         )
     return rows + _costs(sides)
+
+
+def _unevenly_scored(sides: Sequence[Side]) -> bool:
+    """Whether the runs' mean rewards are of such different shares of their answers that the engine would not
+    compare them: what could be scored may have been the easy ones.
+    """
+    shares = [measured(taken.metrics, UNSCORED) for side in sides if (taken := shown_eval(side.state))]
+    known = [share for share in shares if share is not None]
+    return max(known, default=0.0) > min(known, default=0.0) + UNSCORED_MORE
 
 
 def _best(key: str, values: Sequence[float | None]) -> tuple[int, ...]:
@@ -120,6 +130,9 @@ def notes(sides: Sequence[Side]) -> list[str]:
     prints = {side.env.get("data_fingerprint") or side.env.get("data") for side in sides if side.env}
     if len(prints) > 1:
         found.append("They learn from different data, so they are measured on different held-out rows.")
+    if _unevenly_scored(sides):
+        found.append("Mean rewards are of the answers that could be scored, here of different shares of "
+                     "them: no best is marked.")  # fmt: skip
     return found
 
 

@@ -237,8 +237,8 @@ def needs(look: Look, variables: Variables) -> Text:
         lines += [Text(f"planned: {size(plan.total)}{of} ({plan.verdict})"), Text(parts, style=quiet)]
     if memory is not None and memory.peak:
         of = f" of {size(memory.limit)}" if memory.limit else ""
-        last = f"{size(memory.active)} when last measured"
-        lines.append(Text(f"used: at most {size(memory.peak)}{of}, {last}"))
+        last = f", {size(memory.active)} when last measured" if memory.active else ""
+        lines.append(Text(f"used: at most {size(memory.peak)}{of}{last}"))
     sampled = sampling_speed(look.state)
     speeds = [f"{speed:,.0f} tok/s trained"] if speed else []
     speeds += [f"{sampled:,.0f} tok/s sampled"] if sampled is not None else []
