@@ -66,7 +66,13 @@ def _write_index(folder: Path, base: Base, files: Mapping[str, Sequence[Piece]])
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def write_config(folder: Path, base: Base, dtype: str | None, quantisation: dict[str, Any] | None) -> None:
+def write_config(
+    folder: Path,
+    base: Base,
+    dtype: str | None,
+    quantisation: dict[str, Any] | None,
+    more: Mapping[str, Any] | None = None,
+) -> None:
     """Write config.json, and copy what else a loader reads.
 
     Args:
@@ -74,8 +80,10 @@ def write_config(folder: Path, base: Base, dtype: str | None, quantisation: dict
         base: the model that config.json comes from.
         dtype: the weights' ("BF16"), None if it is what the base's config.json says.
         quantisation: the table that mlx-lm reads; None if nothing is quantised.
+        more: keys of config.json that the base's has not.
     """
     config = {key: value for key, value in base.config.items() if key not in ("auto_map", *_TABLES)}
+    config |= more or {}
     if dtype is not None:
         named = next(name for name, short in DTYPES.items() if short == dtype)
         config = _with_dtype(config, named)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +45,39 @@ def test_random_models(name: str, kind: str, folder_of: Callable[[str], Path]) -
     assert BATCH.branch_mask.sum(axis=1).max() > WINDOW // 2
     assert int(BATCH.prompt_lens.min()) > WINDOW, "the window would never be left"
     assert_agree(both(folder_of(name), kind))
+
+
+TURNED: dict[str, dict[str, object]] = {
+    "llama": {
+        "rope_theta": 500.0,
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+    "qwen2": {"rope_theta": 500.0, "rope_type": "default"},
+    "qwen3_moe": {"rope_theta": 500.0, "rope_type": "default"},
+    "mistral": {"rope_theta": 10000.0, "rope_type": "linear", "factor": 4.0},
+    "gemma3_text": {
+        "full_attention": {"rope_theta": 5000.0, "rope_type": "linear", "factor": 8.0},
+        "sliding_attention": {"rope_theta": 100.0, "rope_type": "default"},
+    },
+}
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_positions_in_the_words_of_transformers_5(
+    name: str, folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """mlx-lm reads `rope_parameters` of few architectures, and takes a default where the rest is missing."""
+    folder = tmp_path / name
+    shutil.copytree(folder_of(name), folder)
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("rope_theta", "rope_scaling", "rope_local_base_freq"):
+        config.pop(key, None)
+    (folder / "config.json").write_text(json.dumps({**config, "rope_parameters": TURNED[name]}))
+    assert_agree(both(folder, "lora", modules="attention"))
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])

@@ -21,6 +21,7 @@ from mlx_align.backends.mlx.policy import MlxPolicy
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
 from mlx_align.errors import UsageError
 from mlx_align.paths import typed
+from mlx_align.rope_names import older_names_of
 
 MEMORY_SHARE = 0.95
 """Above this share of what the device can give, MLX waits for running work to end before it allocates. The
@@ -121,7 +122,7 @@ class MlxBackend:
 
     def _load(self, folder: Path) -> nn.Module:
         try:
-            model, _ = load_model(folder)
+            model, _ = load_model(folder, model_config=older_names_of(folder))
         except (ValueError, OSError, KeyError, TypeError, RuntimeError) as error:
             raise UsageError(
                 f"mlx-lm cannot load this model: {error}",

@@ -1,8 +1,9 @@
 """`python -m mlx_align.backends.mlx.server NAME ...`: mlx-lm's OpenAI-compatible server, with one model.
 
-The options after NAME are those of `mlx_lm.server`. It differs from that in three ways. OpenBLAS is under it
+The options after NAME are those of `mlx_lm.server`. It differs from that in four ways. OpenBLAS is under it
 where there is no GPU. Every request is answered by the model and adapter it was started with: mlx-lm gives an
-app that names any model the bare one, or downloads what was named. And it ends when its stdin does, so it
+app that names any model the bare one, or downloads what was named. A config.json in transformers 5's words is
+understood (see `rope_names`). And it ends when its stdin does, so it
 never outlives the program that started it.
 """
 
@@ -15,9 +16,12 @@ import sys
 import threading
 import traceback
 import warnings
+from pathlib import Path
 from typing import Any
 
 from mlx_lm import server
+
+from mlx_align.rope_names import older_names_of
 
 DEFAULT = "default_model"
 """mlx-lm's word for what the server was started with."""
@@ -47,6 +51,12 @@ def main(arguments: list[str]) -> None:
         entry = {"id": name, "object": "model", "created": handler.created}
         handler.wfile.write(json.dumps({"object": "list", "data": [entry]}).encode())
 
+    plain = server.load
+
+    def load(folder: str, *given: Any, **options: Any) -> Any:
+        return plain(folder, *given, model_config=older_names_of(Path(folder)), **options)
+
+    server.load = load
     server.ModelProvider = OneModel
     server.APIHandler.handle_models_request = list_models
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it

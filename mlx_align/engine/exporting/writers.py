@@ -63,7 +63,7 @@ class Written:
 
 def write_mlx(job: Job) -> Written:
     """mlx-lm's adapter."""
-    notes = mlx.write(job.folder, job.origin.adapter, job.origin.provenance)
+    notes = mlx.write(job.folder, *job.parts)
     return Written(".", ("mlx",), "f32", worn=True, notes=notes)
 
 

@@ -19,6 +19,7 @@ from mlx_align.export.merged_model import MergedModel
 from mlx_align.export.provenance import Provenance
 from mlx_align.export.quantised import AFFINE_BITS, Quantised
 from mlx_align.export.shards import Piece, write_config, write_weights
+from mlx_align.rope_names import older_names
 
 Quantisation = Literal["kept", "none", "again"]
 
@@ -69,7 +70,7 @@ def write(
     table = _table(model, files, choice, bits)
     style = {"format": "mlx"} if stack or base.converted else {}
     write_weights(folder, base, files, {**style, **provenance.metadata()})
-    write_config(folder, base, target, table)
+    write_config(folder, base, target, table, older_names(base.config))  # mlx-lm knows these only
     return _notes(base, quantisation, table)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from mlx_align import embedded
 from mlx_align.errors import AlignError, DataError, UsageError
 from mlx_align.export import adapter as adapters
 from mlx_align.export.adapter import Adapter, Module
@@ -105,7 +106,7 @@ def test_reading_gives_the_neutral_form(tmp_path: Path) -> None:
     assert (read.scale, read.dropout, read.dora, read.facts) == (2.5, 0.1, True, FACTS)
     assert {module.rank for module in read.modules.values()} == {4}
     (tmp_path / "again").mkdir()
-    assert mlx.write(tmp_path / "again", read, PROVENANCE) == ()
+    assert mlx.write(tmp_path / "again", read, Base.open(embedded.model_folder()), PROVENANCE) == ()
     written = load_file(tmp_path / "again" / "adapters.safetensors")
     assert written.keys() == arrays.keys()
     for name, array in arrays.items():

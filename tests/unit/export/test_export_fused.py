@@ -14,7 +14,7 @@ from mlx_align.errors import UsageError
 from mlx_align.export import adapter as adapters
 from mlx_align.export.adapter import Adapter
 from mlx_align.export.base import Base
-from mlx_align.export.formats import fused, hf
+from mlx_align.export.formats import fused, hf, mlx
 from mlx_align.export.merging import merged
 from mlx_align.export.quantised import Quantised, dequantise
 from tests.parity import architectures
@@ -93,6 +93,27 @@ def test_mlx_lm_answers_as_with_the_adapter(choice: str, base: Base, tmp_path: P
             assert ours.tensors[name].raw() == tensor.raw(), name
     assert ours.quantised == (choice == "kept")
     assert not any(ours.quantisation(module) for module in adapter.modules)
+
+
+def test_positions_in_the_words_of_transformers_5(tmp_path: Path) -> None:
+    """mlx-lm would read such a Llama with a theta of 10,000, and take what stretches positions away."""
+    folder = architectures.build("llama", tmp_path / "llama")
+    config = json.loads((folder / "config.json").read_text())
+    table = {"rope_theta": 500.0, "rope_type": "linear", "factor": 4.0}
+    older = {"rope_theta", "rope_scaling"}
+    changed = {key: value for key, value in config.items() if key not in older} | {"rope_parameters": table}
+    (folder / "config.json").write_text(json.dumps(changed))
+    base = Base.open(folder)
+    adapter = adapter_on(base, matrices(base, ON))
+    (tmp_path / "hf").mkdir()
+    hf.write(tmp_path / "hf", adapter, base, PROVENANCE)
+    expected = logps_by_transformers(tmp_path / "hf")
+    ours = written(tmp_path / "fused", adapter, base)
+    np.testing.assert_allclose(logps_by_mlx_lm(ours.folder), expected, atol=2e-4)
+    assert abs(logps_by_mlx_lm(tmp_path / "hf") - expected).max() > 0.1, "mlx-lm knows them by now"
+    (tmp_path / "mlx").mkdir()
+    (note,) = mlx.write(tmp_path / "mlx", adapter, base, PROVENANCE)
+    assert "mlx-fused" in note
 
 
 def test_sums_are_quantised_as_mlx_lm_fuses_them(base: Base, tmp_path: Path) -> None:
