@@ -42,6 +42,9 @@ KL_SHARE = 0.05
 SHARE_LIMIT = 0.1
 """How much of what was learnt may be missing from, or be too much in, weights that are not quantised."""
 
+MOST_SHARE = 1.5
+"""How much of what was learnt may be in quantised weights; rounding takes away rather than adds."""
+
 REST = 1e-5
 """Least probability of the tokens that are not looked at, which is known to some 1e-6 only."""
 
@@ -245,10 +248,12 @@ def _plain_problems(comparison: Comparison, precision: str) -> list[str]:
 
 
 def _quantised_problems(comparison: Comparison, bits: int) -> list[str]:
-    limit = KL_LIMITS.get(bits, KL_LIMITS[2])
-    if comparison.kl <= limit:
-        return []
-    return [f"KL is {comparison.kl:.2g}; {limit:g} is allowed for weights of {bits} bits"]
+    problems, limit, share = [], KL_LIMITS.get(bits, KL_LIMITS[2]), comparison.share
+    if comparison.kl > limit:
+        problems.append(f"KL is {comparison.kl:.2g}; {limit:g} is allowed for weights of {bits} bits")
+    if share is not None and share - 3 * comparison.share_error > MOST_SHARE:  # as of an adapter merged twice
+        problems.append(f"the adapter works with {share:.0%} of its strength")
+    return problems
 
 
 def _warnings(comparison: Comparison, bits: int | None) -> tuple[str, ...]:

@@ -249,7 +249,11 @@ def _uniform(found: Mapping[str, Found], folder: Path) -> tuple[dict[str, Module
 
 
 def _stacked_experts(modules: Mapping[str, Module], base: Base) -> dict[str, Module]:
-    """Experts that are adapted one by one, in mlx-lm's stacks; one without an adapter gets zeros."""
+    """Experts that are adapted one by one, in mlx-lm's stacks; one without an adapter gets zeros.
+
+    Raises:
+        UsageError: one of them has DoRA, which mlx-lm has not for stacks.
+    """
     done: dict[str, Module] = {}
     stacks: dict[str, dict[int, Module]] = {}
     for name, module in modules.items():
@@ -259,6 +263,8 @@ def _stacked_experts(modules: Mapping[str, Module], base: Base) -> dict[str, Mod
         else:
             done[name] = module
     for name, experts in stacks.items():
+        if any(expert.magnitude is not None for expert in experts.values()):
+            raise UsageError("mlx-lm cannot express this adapter: it has DoRA on experts", where=name)
         some = next(iter(experts.values()))
         nothing = Module(np.zeros_like(some.a), np.zeros_like(some.b))
         whole = [experts.get(index, nothing) for index in range(base.shape(name)[0])]

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from mlx_align import backends, embedded
 from mlx_align.config import AdapterConfig, BackendConfig
+from mlx_align.errors import UsageError
 from mlx_align.export import adapter as adapters
 from mlx_align.export import importing
 from mlx_align.export.base import Base
@@ -85,8 +86,8 @@ def test_what_peft_made(name: str, config: dict[str, Any], folder_of: FolderOf, 
     assert error < ATOL
 
 
-def test_experts_one_by_one(folder_of: FolderOf, tmp_path: Path) -> None:
-    """As peft saved them while transformers had a module for each expert; it fuses them when it loads."""
+def experts_one_by_one(folder: Path, *, dora: bool = False) -> Path:
+    """An adapter as peft saved it while transformers had a module for each expert."""
     rng, arrays = np.random.default_rng(4), {}
     sizes = {"gate_proj": (64, 48), "up_proj": (64, 48), "down_proj": (48, 64)}
     for expert in range(4):
@@ -94,16 +95,31 @@ def test_experts_one_by_one(folder_of: FolderOf, tmp_path: Path) -> None:
             name = f"base_model.model.model.layers.1.mlp.experts.{expert}.{part}"
             arrays[f"{name}.lora_A.weight"] = rng.normal(0, 0.1, (4, into)).astype(np.float32)
             arrays[f"{name}.lora_B.weight"] = rng.normal(0, 0.1, (out, 4)).astype(np.float32)
+            if dora:
+                arrays[f"{name}.lora_magnitude_vector"] = np.ones(out, np.float32)
     facts = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "r": 4,
         "lora_alpha": 12,
         "target_modules": [*sizes],
+        "use_dora": dora,
     }
-    (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs" / "adapter_config.json").write_text(json.dumps(facts))
-    save_file(arrays, tmp_path / "theirs" / "adapter_model.safetensors")
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(facts))
+    save_file(arrays, folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_dora_on_experts_is_refused(folder_of: FolderOf, tmp_path: Path) -> None:
+    theirs = experts_one_by_one(tmp_path / "theirs", dora=True)
+    with pytest.raises(UsageError, match="DoRA on experts"):
+        importing.convert(theirs, Base.open(folder_of("qwen3_moe")), tmp_path / "ours")
+
+
+def test_experts_one_by_one(folder_of: FolderOf, tmp_path: Path) -> None:
+    """Transformers fuses them when it loads."""
+    experts_one_by_one(tmp_path / "theirs")
     model = folder_of("qwen3_moe")
     everything = np.tile(np.arange(1024), (len(PROMPTS), 1))
     wanted = backends.torch_reader(model, tmp_path / "theirs").next_logps(PROMPTS, everything)

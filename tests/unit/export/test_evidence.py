@@ -119,6 +119,14 @@ def test_another_alpha_does_not_pass(share: float, strength: float) -> None:
     assert any("of its strength" in problem or "not in it" in problem for problem in weak)
 
 
+@pytest.mark.parametrize("precision", ["q8_0", "q4_0", "4-bit"])
+def test_an_adapter_that_is_there_twice_does_not_pass(precision: str) -> None:
+    """Although, weak as it is, KL is below what so few bits may come to."""
+    made = Made(0.1)
+    assert any("200% of its strength" in one for one in judge(made.read(share=2.0), precision).problems)
+    assert judge(made.read(share=1.2), precision).problems == ()
+
+
 def test_a_change_in_another_direction_does_not_pass() -> None:
     """As from rows in a wrong order: of the right size, but not what was learnt."""
     made = Made(0.5)
