@@ -281,7 +281,8 @@ def export_run(
         run: what `align` returned, or `mlx_align.RunDirectory(Path("runs/..."))`.
         to: "mlx", "peft", "gguf-adapter", "gguf", "hf", "mlx-fused", "ollama", "lmstudio" or "hub".
         out: the folder or file to make; None: inside the run.
-        checkpoint: a checkpoint's name, or "best"; None: the finished adapter.
+        checkpoint: a checkpoint's name, or "best"; None: the finished adapter, else the best checkpoint, else
+            the newest.
         progress: called with what begins and what it is about.
         options: the fields of `engine.exporting.Options`, such as type="q8_0" or verify=False.
 

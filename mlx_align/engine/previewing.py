@@ -1,5 +1,7 @@
 """`python -m mlx_align.engine.previewing DATA MODEL METHOD`: a data preview for a front end, as JSON lines.
 
+MODEL and METHOD are the sections of a run's configuration, as JSON.
+
 A process of its own: the tokenizer's library is slow to load and may bring a framework with it, and a
 model's chat template is held to its time limit only in a main thread. It says how far it is, then what there
 is, then one row for each line on stdin that has its number. It ends when stdin does.
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_align import methods
+from mlx_align.config import MethodConfig, ModelConfig
 from mlx_align.data.preview import Survey, pieces, survey
 from mlx_align.data.templates import ChatTokenizer
 from mlx_align.engine.tokenizer import load_tokenizer, spare_torch
@@ -36,7 +39,8 @@ def main() -> int:
         try:
             path, model, method = sys.argv[1:]
             spare_torch()
-            serve(Path(path), model, method, sys.stdin, say)
+            sections = ModelConfig.model_validate_json(model), MethodConfig.model_validate_json(method)
+            serve(Path(path), *sections, sys.stdin, say)
         except AlignError as error:
             say({"type": "failed", "error": told(error), "code": error.exit_code})
             return error.exit_code
@@ -45,28 +49,29 @@ def main() -> int:
     return 0
 
 
-def serve(path: Path, model: str, method: str, requests: Iterable[str], say: Say) -> None:
+def serve(path: Path, model: ModelConfig, method: MethodConfig, requests: Iterable[str], say: Say) -> None:
     """Say what is in the data, then answer requests for rows.
 
     Args:
         path: a .jsonl file, or a folder with train.jsonl.
-        model: as in `model.path`.
-        method: its kind of row is expected.
+        model: whose tokenizer reads it.
+        method: its kind of row is expected; its hyperparameters say whether prompts are scored.
         requests: numbers of rows, counted from 0, one a line.
         say: sends a message.
 
     Raises:
         AlignError: the model or the data cannot be read.
     """
-    kind = methods.get(method)
+    kind = methods.get(method.name)
     say({"type": "progress", "doing": "loading the tokenizer", "done": 0, "total": 0})
-    tokenizer = load_tokenizer(resolve_model(model).folder)
+    tokenizer = load_tokenizer(resolve_model(model.path, model.revision).folder)
 
     def progress(done: int, total: int) -> None:
         say({"type": "progress", "doing": "reading rows", "done": done, "total": total})
 
     found = survey(path, kind.rows, tokenizer, progress)
-    say(_summary(found, scores_prompt=kind.scores_prompt(kind.hyperparameters())))
+    hyperparameters = kind.hyperparameters(**method.hyperparameters)
+    say(_summary(found, scores_prompt=kind.scores_prompt(hyperparameters)))
     for line in requests:
         if line.strip().isdecimal() and int(line) < len(found.examples):
             say(_row(found, int(line), tokenizer))

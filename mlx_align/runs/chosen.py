@@ -21,14 +21,19 @@ def facts_of(checkpoint: Path) -> dict[str, Any]:
 
 
 def best_checkpoint(run: RunDirectory) -> Path | None:
-    """The best checkpoint so far, as the newest one remembers it."""
+    """The best checkpoint so far, as the newest one remembers it; it may have been removed."""
     latest = run.checkpoints().latest()
     name = facts_of(latest).get("best_checkpoint") if latest else None
     return latest.with_name(str(name)) if latest and name else None
 
 
 def adapter_of(run: RunDirectory, checkpoint: str | None) -> Path:
-    """The named checkpoint or the best one, else the finished adapter, else the newest checkpoint.
+    """The adapter that answers, is served and is exported.
+
+    Args:
+        run: the run.
+        checkpoint: a checkpoint's name, or "best"; None: the finished adapter, else the best checkpoint, else
+            the newest.
 
     Raises:
         UsageError: there is none.
@@ -46,12 +51,13 @@ def adapter_of(run: RunDirectory, checkpoint: str | None) -> Path:
         return fitting
     if run.adapter.is_dir():
         return run.adapter
-    latest = saved.latest()
-    if latest is None:
+    paths = saved.paths()
+    if not paths:
         raise UsageError(
             "the run has saved no adapter yet", where=run.name, hint="Wait for its first checkpoint."
         )
-    return latest
+    best = best_checkpoint(run)
+    return best if best is not None and best in paths else paths[-1]
 
 
 def model_of(run: RunDirectory) -> Path:

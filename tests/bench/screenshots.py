@@ -18,7 +18,7 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 
 from mlx_align.runs import list_runs
-from mlx_align_cli.commands.chat import FILE
+from mlx_align_cli.saved import PAIRS
 from mlx_align_tui.app import AlignApp
 from mlx_align_tui.live.programs import Fit
 from mlx_align_tui.screens.chat import ChatScreen
@@ -109,7 +109,7 @@ async def after_training(camera: Camera) -> None:
     await camera.see(lambda: monitor.latest is not None and monitor.latest.state.end is not None)
     await camera.pilot.press("plus", "plus")
     await camera.take("monitor")
-    (monitor.run_directory.path / FILE).unlink(missing_ok=True)  # kept when these pictures were taken before
+    (monitor.run_directory.path / PAIRS).unlink(missing_ok=True)  # kept when these pictures were taken before
     chat = await camera.go(ChatScreen, "a")
     await camera.see(lambda: chat.order)
     for question in QUESTIONS:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.widgets import Input
 from textual.widgets._footer import FooterKey
 
+from mlx_align.chat import Turn
 from mlx_align.data import load_dataset
 from mlx_align.runs import list_runs
 from mlx_align_tui import settings as remembered
 from mlx_align_tui.app import AlignApp
-from mlx_align_tui.live.talking import Manner, going_on
+from mlx_align_tui.live.talking import Manner, going_on, snapshot
 from mlx_align_tui.screens.chat import ChatScreen
+from mlx_align_tui.screens.chat.pairs import Pairs
+from mlx_align_tui.screens.new_run import NewRunScreen
 from mlx_align_tui.settings import TuiSettings
 from mlx_align_tui.widgets.answer import Answer
 from mlx_align_tui.widgets.bubble import Bubble
@@ -120,6 +125,40 @@ def test_retry_has_the_next_seed_and_new_forgets(root: Path, settings: TuiSettin
     play(story())
 
 
+def test_while_a_pair_is_written_the_conversation_waits(
+    root: Path, settings: TuiSettings, engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines("ok")
+    go_on, keep = threading.Event(), Pairs.keep
+
+    def slowly(pairs: Pairs, *said: Any) -> None:
+        go_on.wait()
+        keep(pairs, *said)
+
+    monkeypatch.setattr(Pairs, "keep", slowly)
+
+    async def story() -> None:
+        async with chatting(root, settings, (120, 35)) as (pilot, chat):
+            bubble = await ask(pilot, chat, "one")
+            try:
+                await pilot.press("less_than_sign")
+                assert chat.pairs.busy
+                await pilot.press("ctrl+r", "ctrl+n", "ctrl+t", *"two", "enter")
+                await pilot.pause()
+                assert chat.talk.last is bubble.exchange
+                assert not chat.busy
+                assert any("ask once it is" in note.message for note in chat.app._notifications)
+            finally:
+                go_on.set()
+            await until(pilot, lambda: bubble.exchange.chosen == 0)
+            assert titles(bubble) == ["✔ base, better", "tuned, step 40"]
+            await pilot.press("enter")
+            await until(pilot, lambda: len(said(chat)) == 4 and not chat.busy)
+            assert chat.talk.history[-1].content == "base 0: one"
+
+    play(story())
+
+
 def test_blind_tells_the_names_after_the_choice(root: Path, settings: TuiSettings, engines: Engines) -> None:
     engines("ok")
 
@@ -206,12 +245,26 @@ def test_one_voice_alone(root: Path, settings: TuiSettings, engines: Engines) ->
 
 
 @pytest.mark.parametrize("method", ["dpo", "grpo"])
-def test_training_on_the_pairs(root: Path, settings: TuiSettings, method: str) -> None:
+def test_training_on_the_pairs(root: Path, method: str) -> None:
     run = written(root, steps=20, method=method)
-    config = going_on(run.config(), run.adapter, run.path / "preferences.jsonl")
+    config = going_on(run.config(), run.adapter, root / "pairs.jsonl")
     assert config.method.name == ("dpo" if method == "dpo" else "orpo")
     assert config.adapter.start == str(run.adapter)
-    assert config.data.path == str(run.path / "preferences.jsonl")
+    assert config.data.path == str(root / "pairs.jsonl")
+
+
+def test_the_pairs_of_a_new_run_stay_as_they_were(root: Path) -> None:
+    run = written(root, steps=20)
+    kept = run.path / "preferences.jsonl"
+    kept.write_text("one\n", encoding="utf-8")
+    first = snapshot(run)
+    assert snapshot(run) == first, "no second copy of the same pairs"
+    kept.write_text("one\ntwo\n", encoding="utf-8")
+    second = snapshot(run)
+    run.remove()
+    assert [first.read_text(), second.read_text()] == ["one\n", "one\ntwo\n"]
+    assert sorted(first.parent.iterdir()) == sorted([first, second])
+    assert list_runs(root) == []
 
 
 def test_the_key_opens_a_new_run(root: Path, settings: TuiSettings, engines: Engines) -> None:
@@ -223,7 +276,11 @@ def test_the_key_opens_a_new_run(root: Path, settings: TuiSettings, engines: Eng
             await pilot.press("less_than_sign")
             await until(pilot, lambda: chat.pairs.count == 1)
             await pilot.press("ctrl+t")
-            await until(pilot, lambda: type(chat.app.screen).__name__ == "NewRunScreen")
+            await until(pilot, lambda: isinstance(chat.app.screen, NewRunScreen))
+            config = chat.app.screen.address[1][0]
+            kept = chat.pairs.file.read_bytes()
+            chat.pairs.keep([Turn(role="user", content="more")], *chat.talk.last.answers)
+            assert Path(config.data.path).read_bytes() == kept != chat.pairs.file.read_bytes()
 
     play(story())
 

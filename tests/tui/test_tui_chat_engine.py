@@ -14,6 +14,7 @@ from textual.widgets import Input, Static
 
 from mlx_align.errors import UsageError
 from mlx_align.runs import RunLock
+from mlx_align.runs.chosen import adapter_of
 from mlx_align_tui.live.adapters import adapters_of, pick
 from mlx_align_tui.screens.chat import ChatScreen
 from mlx_align_tui.screens.chat.weights import WeightsScreen
@@ -144,6 +145,22 @@ def test_adapters_of_a_run_and_which_answers(root: Path) -> None:
     assert pick(adapters_of(run), None).folder == run.adapter, "this one stays"
     shutil.rmtree(run.path / "checkpoints" / "step-000040")
     assert [adapter.title for adapter in adapters_of(run)] == ["step 100", "step 20", "best"]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("best", [None, 40, 80])  # 80: it was removed
+def test_chat_and_the_other_commands_take_the_same_adapter(
+    root: Path, best: int | None, finished: bool
+) -> None:
+    run = written(root, steps=60)
+    with pytest.raises(UsageError, match="has saved no adapter yet"):
+        adapter_of(run, None)
+    save(run, 40, 60, best=best)
+    if finished:
+        run.adapter.mkdir()
+    taken = run.adapter if finished else run.path / "checkpoints" / f"step-0000{40 if best == 40 else 60}"
+    assert adapter_of(run, None) == taken
+    assert pick(adapters_of(run), None).folder == taken
 
 
 def test_another_step_answers(root: Path, settings: TuiSettings, engines: Engines) -> None:

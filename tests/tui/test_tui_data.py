@@ -15,10 +15,12 @@ from rich.text import Text
 from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
+from mlx_align.config import DataConfig, MethodConfig, ModelConfig, RunConfig
+from mlx_align.data.sources import data_files
 from mlx_align.errors import AlignError, DataError
 from mlx_align_tui.app import AlignApp
 from mlx_align_tui.screens.data import DataScreen, Side
-from mlx_align_tui.screens.data_parts.mapping import Columns, Mapping
+from mlx_align_tui.screens.data_parts.mapping import Columns, Mapping, target_of, write_copy
 from mlx_align_tui.settings import TuiSettings
 from mlx_align_tui.widgets.choice import Choice
 from mlx_align_tui.widgets.histogram import LengthPlot
@@ -42,6 +44,11 @@ SURVEY: dict[str, Any] = {
     ],
     "faults": [{"message": "the answer is empty", "where": "some/rows.jsonl:41, key 'chosen'", "hint": None}],
 }
+DPO = RunConfig(
+    model=ModelConfig(path="owner/name", revision="v2"),
+    method=MethodConfig.model_validate({"name": "dpo", "beta": 0.3}),
+    data=DataConfig(max_length=90),
+)
 COLUMNS = {"question": "Why [is] it?", "better": "Because.", "worse": "No idea."}
 
 
@@ -64,9 +71,9 @@ class Scripted:
     """A preview that says what is written above; `failing` raises instead."""
 
     failing: AlignError | None = None
-    opened: list[tuple[Path, str, str]]
+    opened: list[tuple[Path, ModelConfig, MethodConfig]]
 
-    def __init__(self, path: Path, model: str, method: str) -> None:
+    def __init__(self, path: Path, model: ModelConfig, method: MethodConfig) -> None:
         self.opened.append((path, model, method))
         self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._messages.put({"type": "progress", "doing": "reading rows", "done": 7, "total": ROWS})
@@ -121,8 +128,9 @@ def test_rows_are_gone_through_with_keys(scripted: type[Scripted], root: Path, f
     async def story() -> None:
         app = AlignApp(root, settings=TuiSettings())
         async with app.run_test(size=(80, 24)) as pilot:
-            screen = await opened(app, pilot, file, "tiny-chat", "dpo")
-            assert scripted.opened == [(file, "tiny-chat", "dpo")]
+            screen = await opened(app, pilot, file, DPO)
+            assert scripted.opened == [(file, DPO.model, DPO.method)]
+            assert screen.query_one(LengthPlot).limit == 90
             assert "40 rows for dpo" in words(app)[0]
             assert "1 unusable" in words(app)[0]
             for key, place in (("right", 1), ("l", 2), ("left", 1), ("end", 39), ("right", 39), ("home", 0)):
@@ -160,11 +168,14 @@ def test_the_line_moves_and_says_how_many_rows_are_longer(
     async def story() -> None:
         app = AlignApp(root, settings=TuiSettings())
         async with app.run_test(size=(80, 24)) as pilot:
-            screen = await opened(app, pilot, file, "tiny-chat", "orpo", lambda *what: used.append(what))
+            screen = await opened(app, pilot, file, RunConfig(), lambda *what: used.append(what))
             plot = screen.query_one(LengthPlot)
             await pilot.press("3")
             await until(pilot, lambda: screen.focused is plot)
             assert "every row fits" in seen(app)
+            await pilot.press("right")
+            await pilot.pause()
+            assert plot.limit == RunConfig().data.max_length, "longer is not shorter"
             whole = np.array(LENGTHS) + np.array(LENGTHS) // 2 + 3
             await pilot.press("left", *["left"] * 25)
             await until(pilot, lambda: plot.limit == plot.high - 26)
@@ -195,7 +206,7 @@ def test_a_file_with_other_columns_is_copied_with_our_names(
     async def story() -> None:
         app = AlignApp(root, settings=TuiSettings())
         async with app.run_test(size=(80, 24)) as pilot:
-            screen = await opened(app, pilot, file, "tiny-chat", "orpo", lambda *what: used.append(what))
+            screen = await opened(app, pilot, file, RunConfig(), lambda *what: used.append(what))
             await pilot.press("4")
             await until(pilot, lambda: isinstance(screen.focused, Choice))
             shown = seen(app)
@@ -224,6 +235,41 @@ def test_a_file_with_other_columns_is_copied_with_our_names(
     assert file.read_bytes() == before
 
 
+def test_a_folder_is_copied_with_what_is_held_out(
+    scripted: type[Scripted], root: Path, tmp_path: Path
+) -> None:
+    for name in ("train", "valid"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({**COLUMNS, "question": name}) + "\n")
+
+    async def story() -> None:
+        app = AlignApp(root, settings=TuiSettings())
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(app, pilot, tmp_path)
+            await pilot.press("4")
+            await until(pilot, lambda: isinstance(screen.focused, Choice))
+            assert "train.jsonl and valid.jsonl" in seen(app)
+            assert "will be written: mapped/" in seen(app)
+            screen.query_one("#write").focus()
+            await pilot.press("enter")
+            await until(pilot, lambda: scripted.opened[-1][0] == tmp_path / "mapped")
+            files = data_files(screen.path)
+            assert [json.loads(file.read_text())["prompt"] for file in files] == ["train", "valid"]
+
+    play(story())
+
+
+def test_copies_are_written_all_or_none(tmp_path: Path) -> None:
+    files = [tmp_path / "train.jsonl", tmp_path / "valid.jsonl"]
+    files[0].write_text('{"question": "Why?"}\n')
+    files[1].write_text('{"query": "Why?"}\n')
+    with pytest.raises(DataError, match="the row has no 'question'") as caught:
+        write_copy(files, {"prompt": "question"}, target_of(files))
+    assert "valid.jsonl:1" in str(caught.value.where)
+    assert sorted(tmp_path.iterdir()) == files, "nothing is left of the first"
+    (tmp_path / "mapped").mkdir()
+    assert target_of(files) == tmp_path / "mapped-2"
+
+
 def test_data_that_cannot_be_read_says_why(scripted: type[Scripted], root: Path, file: Path) -> None:
     scripted.failing = DataError("byte 3 is not [b]UTF-8", where="rows.jsonl:1", hint="Save it as UTF-8.")
 
@@ -246,7 +292,7 @@ def test_columns_are_looked_for_in_a_thread(
 
     def look(path: Path) -> Columns:
         threads.append(threading.current_thread())
-        return Columns(path, COLUMNS)
+        return Columns((path,), COLUMNS)
 
     monkeypatch.setattr("mlx_align_tui.screens.data.look", look)
 
@@ -388,7 +434,7 @@ def test_columns_may_hold_and_be_called_anything(
     async def story() -> None:
         app = AlignApp(root, settings=TuiSettings())
         async with app.run_test(size=(80, 24)) as pilot:
-            screen = await opened(app, pilot, path, "tiny-chat", "dpo")
+            screen = await opened(app, pilot, path, DPO)
             screen.action_show("columns")
             choice = screen.query_one("#column-prompt", Choice)
             for column, sample in (("[/", "x" * 20), ("[B]", "␛]0;pwned␇"), ("a\\", "[$x")):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mlx_align import embedded
-from mlx_align.errors import AlignError, DataError
+from mlx_align.config import MethodConfig, ModelConfig
+from mlx_align.errors import AlignError, DataError, UsageError
 from mlx_align_tui.live.programs import Preview
 from mlx_align_tui.screens.data_parts.survey import SHOWN_ROWS, Survey
 from mlx_align_tui.screens.data_parts.tokens import tokens_text
@@ -57,7 +58,7 @@ def test_a_long_list_of_rows_is_cut_and_says_so() -> None:
 
 
 def test_a_real_preview_reads_rows_as_the_model_does() -> None:
-    preview = Preview(embedded.sample_for("pair"), embedded.TINY_CHAT, "orpo")
+    preview = Preview(embedded.sample_for("pair"), ModelConfig(), MethodConfig())
     messages = preview.messages()
     survey = next(Survey.of(message) for message in messages if message["type"] == "survey")
     assert len(survey.names) == 1360, "training and held-out rows"
@@ -73,21 +74,35 @@ def test_a_real_preview_reads_rows_as_the_model_does() -> None:
     assert list(messages) == []
 
 
+def test_a_real_preview_is_of_the_run_that_is_put_together(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Why?", "chosen": "Because.", "rejected": "No."}\n')
+    whole = MethodConfig.model_validate({"name": "orpo", "nll": "prompt+response"})
+    preview = Preview(rows, ModelConfig(), whole)
+    survey = next(message for message in preview.messages() if message["type"] == "survey")
+    assert survey["scores_prompt"]
+    preview.close()
+    preview = Preview(rows, ModelConfig(revision="v2"), whole)
+    with pytest.raises(UsageError, match="revision"):
+        next(message for message in preview.messages() if message["type"] == "survey")
+    preview.close()
+
+
 def test_a_real_preview_of_nothing_is_an_error(tmp_path: Path) -> None:
-    preview = Preview(tmp_path / "none.jsonl", embedded.TINY_CHAT, "orpo")
+    preview = Preview(tmp_path / "none.jsonl", ModelConfig(), MethodConfig())
     with pytest.raises(DataError, match="no such file"):
         list(preview.messages())
 
 
 @pytest.mark.parametrize("ended", [signal.SIGKILL, signal.SIGTERM])
 def test_a_preview_that_a_signal_ends_says_so(ended: signal.Signals) -> None:
-    preview = Preview(embedded.sample_for("pair"), embedded.TINY_CHAT, "orpo")
+    preview = Preview(embedded.sample_for("pair"), ModelConfig(), MethodConfig())
     messages = preview.messages()
     next(messages)
     preview._process.send_signal(ended)
     with pytest.raises(AlignError, match=f"killed by signal {int(ended)}"):
         list(messages)
-    closed = Preview(embedded.sample_for("pair"), embedded.TINY_CHAT, "orpo")
+    closed = Preview(embedded.sample_for("pair"), ModelConfig(), MethodConfig())
     closed.close()
     assert list(closed.messages()) == [], "who closes it need not be told"
     assert closed._process is None, "and it was not even started"

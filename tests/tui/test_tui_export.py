@@ -35,6 +35,7 @@ from mlx_align_tui.widgets.export_card import ExportCard
 from mlx_align_tui.widgets.exports_table import ExportsTable
 from mlx_align_tui.widgets.targets import TargetsTable
 from tests.trained import trained_run
+from tests.tui.chatting import save
 from tests.tui.conftest import DEADLINE, is_gone, play, until
 from tests.tui.fake_engine import written
 from tests.tui.snapshots import SIZES, check_picture, seen, words
@@ -64,6 +65,13 @@ async def opened(run: RunDirectory, settings: TuiSettings, size: tuple[int, int]
         assert isinstance(screen, ExportScreen)
         await until(pilot, lambda: screen.here is not None)
         yield pilot, screen
+
+
+def saved(root: Path) -> RunDirectory:
+    """A run with one checkpoint."""
+    run = written(root, steps=20)
+    save(run, 20, best=20)
+    return run
 
 
 def states(screen: ExportScreen) -> list[str]:
@@ -149,7 +157,7 @@ def test_pictures(
 ) -> None:
     script("ok")
     settings.theme = theme
-    run = written(root, steps=20)
+    run = saved(root)
     end = f"{size[0]}x{size[1]}-{theme}"
 
     async def story() -> None:
@@ -173,13 +181,14 @@ def test_several_targets_one_after_the_other(
     root: Path, settings: TuiSettings, script: Callable[[str], None]
 ) -> None:
     script("ok")
-    run = written(root, steps=20)
+    run = saved(root)
 
     async def story() -> None:
         async with opened(run, settings, (120, 35)) as (pilot, screen):
             await pilot.press("space", "down", "space", "space", "up", "up", "f5")
             await until(pilot, lambda: states(screen) == ["done", "done", "done"])
-            assert [job.title for job in screen.jobs] == ["mlx", "gguf-adapter", "gguf"]
+            titles = ["mlx, step 20", "gguf-adapter, step 20", "gguf, step 20"]
+            assert [job.title for job in screen.jobs] == titles
             assert screen.marked == []
             text = seen(screen.app)
             for word in ("verified by llama.cpp", "3.1e-07", "0.013", "99.8%", "next: use gguf"):
@@ -201,7 +210,7 @@ def test_several_targets_one_after_the_other(
 
 def test_options_reach_the_program(root: Path, settings: TuiSettings, script: Callable[[str], None]) -> None:
     script("ok")
-    run = written(root, steps=20)
+    run = saved(root)
 
     async def story() -> None:
         async with opened(run, settings) as (pilot, screen):
@@ -224,7 +233,59 @@ def test_options_reach_the_program(root: Path, settings: TuiSettings, script: Ca
             await pilot.press("f5")
             await until(pilot, lambda: states(screen) == ["done"])
             facts = json.loads((run.path / "exports" / "lmstudio" / "mlx-align.json").read_text())
-            assert facts["arguments"] == ["--to", "lmstudio", "--format=mlx-fused", "--repo=me/m", "--json"]
+            assert facts["arguments"] == [
+                "--to",
+                "lmstudio",
+                "--format=mlx-fused",
+                "--repo=me/m",
+                "--checkpoint=step-000020",
+                "--json",
+            ]
+
+    play(story())
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_the_step_that_is_exported_is_shown_and_can_be_chosen(
+    root: Path, settings: TuiSettings, script: Callable[[str], None], finished: bool
+) -> None:
+    script("ok")
+    run = written(root, steps=60)
+    save(run, 40, 60, best=40)
+    if finished:
+        run.adapter.mkdir()
+
+    def given(target: str) -> list[str]:
+        facts = json.loads((run.path / "exports" / target / "mlx-align.json").read_text())
+        return [word for word in facts["arguments"] if "checkpoint" in word]
+
+    async def story() -> None:
+        async with opened(run, settings, (120, 35)) as (pilot, screen):
+            await until(pilot, lambda: "step 40 ★ best" in seen(screen.app))
+            assert "step 40" in words(screen.app)[0]
+            await pilot.press("f5")
+            await until(pilot, lambda: states(screen) == ["done"])
+            assert given("mlx") == ([] if finished else ["--checkpoint=step-000040"])
+            await pilot.press("1", "enter", "right", "escape", "down")
+            await until(pilot, lambda: "step 60 newest" in seen(screen.app), "it holds for all targets")
+            assert "step 60" in words(screen.app)[0]
+            assert screen.keeps_something
+            await pilot.press("f5")
+            await until(pilot, lambda: states(screen) == ["done", "done"])
+            assert [job.title for job in screen.jobs] == ["mlx, step 40", "peft, step 60"]
+            assert given("peft") == ["--checkpoint=step-000060"]
+
+    play(story())
+
+
+@pytest.mark.usefixtures("script")
+def test_a_run_that_has_saved_nothing(root: Path, settings: TuiSettings) -> None:
+    run = written(root, steps=20)
+
+    async def story() -> None:
+        async with opened(run, settings) as (pilot, screen):
+            await until(pilot, lambda: screen.app._notifications)
+            assert "has saved no adapter yet" in next(iter(screen.app._notifications)).message
 
     play(story())
 
@@ -242,7 +303,7 @@ def test_what_came_of_it_is_told(
     root: Path, settings: TuiSettings, script: Callable[[str], None], name: str, said: str
 ) -> None:
     script(name)
-    run = written(root, steps=20)
+    run = saved(root)
 
     async def story() -> None:
         async with opened(run, settings, (120, 35)) as (pilot, screen):
@@ -267,7 +328,7 @@ def test_cancelling_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(exporting, "GRACE", 0.05)
     script(name)
-    run = written(root, steps=20)
+    run = saved(root)
 
     async def story() -> None:
         async with opened(run, settings) as (pilot, screen):
@@ -289,7 +350,7 @@ def test_what_is_begun_after_a_cancel_is_not_cancelled(
 ) -> None:
     monkeypatch.setattr(exporting, "GRACE", DEADLINE)
     script("stubborn")
-    run = written(root, steps=20)
+    run = saved(root)
 
     async def story() -> None:
         async with opened(run, settings) as (pilot, screen):
@@ -340,7 +401,7 @@ def test_an_export_that_is_killed_takes_away_only_its_own(
 ) -> None:
     monkeypatch.setattr(exporting, "GRACE", 0.05)
     script("stubborn")
-    run = written(root, steps=20)
+    run = saved(root)
     exports = run.path / "exports"
 
     async def story() -> None:
@@ -363,7 +424,7 @@ def test_quitting_asks_about_an_export(
     root: Path, settings: TuiSettings, script: Callable[[str], None]
 ) -> None:
     script("hang")
-    run = written(root, steps=20)
+    run = saved(root)
 
     async def story() -> None:
         async with opened(run, settings) as (pilot, screen):
@@ -387,7 +448,7 @@ def test_quitting_asks_about_an_export(
 
 def test_leaving_asks_and_cancels(root: Path, settings: TuiSettings, script: Callable[[str], None]) -> None:
     script("hang")
-    run = written(root, steps=20)
+    run = saved(root)
 
     async def story() -> None:
         async with opened(run, settings) as (pilot, screen):

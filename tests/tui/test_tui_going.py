@@ -23,7 +23,7 @@ from tests.tui.chatting import trained
 from tests.tui.conftest import Engines, play, until
 from tests.tui.fake_engine import written
 
-COLUMNS = Columns(Path("rows.jsonl"), {"prompt": "Why?", "better": "Because.", "worse": "No idea."})
+COLUMNS = Columns((Path("rows.jsonl"),), {"prompt": "Why?", "better": "Because.", "worse": "No idea."})
 
 
 @pytest.fixture

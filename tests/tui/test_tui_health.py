@@ -127,6 +127,12 @@ def test_both_answers_become_less_likely() -> None:
     assert titles(state_of(evals(0.1), "dpo")) == []
 
 
+@pytest.mark.parametrize("method", ["orpo", "simpo"])
+def test_rewards_that_are_likelihoods_say_nothing_by_falling(method: str) -> None:
+    evals = [held_out(n, chosen_reward=-3.0 - n, margin=0.1 * n, loss=1.0 - n / 100) for n in range(4)]
+    assert titles(state_of(evals, method)) == []
+
+
 def test_memory_that_is_nearly_full() -> None:
     assert titles(state_of([Memory(step=1, active=1, peak=97, limit=100)])) == ["memory nearly full"]
     assert titles(state_of([Memory(step=1, active=1, peak=97)])) == []

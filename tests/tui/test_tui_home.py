@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
+from mlx_align import api
 from mlx_align.engine.launch import Engine
 from mlx_align.runs import RunDirectory, list_runs
 from mlx_align_tui.app import AlignApp
@@ -19,9 +22,27 @@ from mlx_align_tui.settings import TuiSettings
 from mlx_align_tui.widgets.runs_table import RunsTable, widths_for
 from tests.tui.conftest import play, until
 from tests.tui.fake_engine import launcher, new_run, written
-from tests.tui.snapshots import SIZES, check_picture, footer_fits, seen, words
+from tests.tui.snapshots import SIZES, check_picture, footer_fits, in_one_line, seen, words
 
 SCRIPTS = (("ok", "orpo"), ("nan", "dpo"), ("abort", "simpo"), ("ok", "grpo"), ("oom", "orpo"))
+
+
+Held = tuple[threading.Event, threading.Event]
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """Whether a run is being made, and what lets it go on."""
+    begun, go_on, prepare = threading.Event(), threading.Event(), api.prepare
+
+    def slowly(resolved: Any) -> RunDirectory:
+        begun.set()
+        go_on.wait()
+        return prepare(resolved)
+
+    monkeypatch.setattr(api, "prepare", slowly)
+    yield begun, go_on
+    go_on.set()
 
 
 def several(root: Path, steps: int = 40) -> None:
@@ -96,6 +117,26 @@ def test_a_run_that_vanishes_leaves_the_list_and_the_marks(root: Path, settings:
     play(story())
 
 
+def test_what_cannot_be_made_again_is_named_before_it_is_deleted(root: Path, settings: TuiSettings) -> None:
+    run = written(root, steps=20)
+    (run.path / "preferences.jsonl").write_text("{}\n" * 60, encoding="utf-8")
+    for name in ("mlx", ".half"):
+        (run.path / "exports" / name).mkdir(parents=True)
+    for name in ("x.gguf", "x.gguf.mlx-align.json"):
+        (run.path / "exports" / name).touch()
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, lambda: home_of(app).entries)
+            await pilot.press("d")
+            await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+            said = str(app.screen.query_one(Static).render())
+            assert "removed for good, and with them 60 kept pairs and 2 exports." in said
+
+    play(story())
+
+
 @pytest.mark.parametrize("answer", ["n", "enter", "escape", "y"])
 def test_deleting_asks_first(root: Path, settings: TuiSettings, answer: str) -> None:
     written(root, steps=20, number=0)
@@ -143,10 +184,13 @@ def test_resume_watch_and_stop(root: Path, settings: TuiSettings) -> None:
             assert run.is_running()
             await pilot.press("escape")
             await until(pilot, lambda: home.entries[0].condition == "running")
+            places = [home.check_action("go_with_run", (name,)) for name in ("chat", "export")]
+            assert places == [True, False], "it is exported once it rests"
             before = home.entries[0].step
             await until(pilot, lambda: home.entries[0].step > before, "it is live")
             await pilot.press("s")
             await until(pilot, lambda: home.entries[0].condition == "stopped")
+            assert home.check_action("go_with_run", ("export",))
 
     play(story())
 
@@ -221,6 +265,48 @@ def test_the_demo_is_one_key_away(root: Path, settings: TuiSettings) -> None:
                 "sample",
             )
             await until(pilot, lambda: not run.is_running())
+
+    play(story())
+
+
+def test_a_demo_that_is_being_prepared_is_prepared_once_and_asked_about(
+    root: Path, settings: TuiSettings, held: Held
+) -> None:
+    begun, go_on = held
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings, launcher=launcher("ok", steps=20))
+        async with app.run_test(size=(80, 24)) as pilot:
+            home = home_of(app)
+            await until(pilot, lambda: home.query_one("#empty").display)
+            await pilot.press("d")
+            await until(pilot, begun.is_set)
+            await pilot.press("d", "q")
+            await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+            assert "A run is being prepared" in in_one_line(app)
+            await pilot.press("n")
+            go_on.set()
+            await until(pilot, lambda: isinstance(app.screen, MonitorScreen))
+            (run,) = list_runs(root)
+            await until(pilot, lambda: not run.is_running())
+
+    play(story())
+
+
+def test_a_demo_that_was_left_leaves_nothing(root: Path, settings: TuiSettings, held: Held) -> None:
+    begun, go_on = held
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings, launcher=launcher("ok", steps=20))
+        async with app.run_test(size=(80, 24)) as pilot:
+            home = home_of(app)
+            await until(pilot, lambda: home.query_one("#empty").display)
+            await pilot.press("d")
+            await until(pilot, begun.is_set)
+            home.on_unmount()
+            go_on.set()
+            await until(pilot, lambda: home._demo is None)
+            assert list_runs(root) == []
 
     play(story())
 

@@ -94,7 +94,11 @@ def test_from_the_model_to_a_run_that_trains_with_keys_only(
             await pilot.press("enter")
             await until(pilot, lambda: screen.step == "data")
             await pilot.press("enter")
-            await until(pilot, lambda: screen.step == "method")
+            await until(pilot, lambda: screen.step == "method" and isinstance(screen.focused, Choice))
+            first = screen.focused
+            await pilot.press("enter")
+            await until(pilot, lambda: screen.focused is not first)
+            assert screen.draft.method == "orpo", "enter goes on, here too"
             field = await reach(pilot, screen, "optim.lr")
             await pilot.press("0")
             await until(pilot, lambda: field.has_class("-wrong"))
@@ -416,6 +420,20 @@ def test_words_of_a_process_that_died_are_told() -> None:
         AlignError("the program ended with code 9: it said nothing")
     )
     assert programs.error_told(-9, "half a line").message == "the program was killed by signal 9"
+
+
+@pytest.mark.parametrize(
+    "code", ["print('loading [x]'); print('{}')", "print('{'); print('}'); print('loading [x]')"]
+)
+def test_a_line_that_is_no_json_is_told(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setattr(programs, "PROGRAM", ["-c", code])
+    with pytest.raises(AlignError, match=r"a line that is no JSON: loading \[x\]"):
+        Planning().ask(["plan"])
+
+
+def test_a_talking_program_that_says_a_line_that_is_no_json_is_told() -> None:
+    with pytest.raises(AlignError, match="a line that is no JSON: usage"):
+        list(programs.Talking("json.tool", ["--help"], offline=True).messages())
 
 
 PREPARE = """

@@ -215,5 +215,6 @@ def test_rows_that_one_looks_at_lie_over_the_new_run(root: Path, monkeypatch: py
             new_run.action_look()
             await until(pilot, lambda: isinstance(app.screen, DataScreen))
             assert new_run in app.screen_stack, "it takes the length that is chosen there"
+            assert app.screen.address[1][1] == new_run.resolved.config
 
     play(story())

@@ -12,12 +12,12 @@ import typer
 from mlx_align.errors import ConfigError, UsageError
 from mlx_align.paths import typed_new
 from mlx_align_cli import naming, options
-from mlx_align_cli.commands.generate import SUBJECT, find_subject
+from mlx_align_cli.commands.generate import SUBJECT, Checkpoint, find_subject
+from mlx_align_cli.saved import PAIRS
 
 if TYPE_CHECKING:
     from mlx_align.chat import Hello, Voice
 
-FILE = "preferences.jsonl"
 EXAMPLES = options.examples(
     "mlx-align chat last",
     "mlx-align chat last --compare base --temperature 0.7",
@@ -38,7 +38,7 @@ Blind = Annotated[
 Save = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help=f"Where pairs are kept, for orpo, dpo and simpo (default: the run's {FILE})."
+        metavar="FILE", help=f"Where pairs are kept, for orpo, dpo and simpo (default: the run's {PAIRS})."
     ),
 ]
 
@@ -52,10 +52,7 @@ def chat(
     subject: Annotated[str, SUBJECT],
     compare: Compare = None,
     blind: Blind = False,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Use this checkpoint of the run, e.g. step-000050, or 'best'."),
-    ] = None,
+    checkpoint: Checkpoint = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the likeliest share.")] = 1.0,
@@ -106,4 +103,4 @@ def _order(hello: Hello, compare: bool) -> tuple[Voice, ...]:
 def _file(adapter: Path | None) -> Path:
     """Where pairs are kept if nobody says so: in the run that the adapter belongs to."""
     run = naming.run_with(adapter) if adapter else None
-    return run.path / FILE if run else Path(FILE)
+    return run.path / PAIRS if run else Path(PAIRS)

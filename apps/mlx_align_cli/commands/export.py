@@ -16,6 +16,7 @@ import typer
 from mlx_align.errors import AlignError, UsageError
 from mlx_align.paths import typed_new
 from mlx_align_cli import naming, options
+from mlx_align_cli.commands.generate import Checkpoint
 from mlx_align_cli.display.text import clean, size
 
 if TYPE_CHECKING:
@@ -38,10 +39,6 @@ To = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(metavar="PATH", help="The folder or file to make (default: exports/ in the run)."),
-]
-Name = Annotated[
-    str | None,
-    typer.Option("--checkpoint", metavar="NAME", help="Use this checkpoint, e.g. step-000050, or 'best'."),
 ]
 Dtype = Annotated[
     str | None,
@@ -119,7 +116,7 @@ def export(
     run: options.Run = "last",
     to: To = None,
     out: Out = None,
-    checkpoint: Name = None,
+    checkpoint: Checkpoint = None,
     dtype: Dtype = None,
     type_: Type = None,
     base_gguf: BaseGguf = None,

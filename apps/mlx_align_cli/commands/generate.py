@@ -27,6 +27,14 @@ SUBJECT = typer.Argument(
 PROMPT = typer.Argument(
     metavar="PROMPT", help="What to ask; '-' or nothing reads it from stdin.", show_default=False
 )
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint", metavar="NAME",
+        help="Use this checkpoint of the run, e.g. step-000050, or 'best' "
+        "(default: the finished adapter, else the best, else the newest).",
+    ),
+]  # fmt: skip
 EXAMPLES = options.examples(
     'mlx-align generate last "What is 17 + 26?"',
     'mlx-align generate last "What is 17 + 26?" --base',
@@ -54,10 +62,7 @@ def register(app: typer.Typer) -> None:
 def generate(
     subject: Annotated[str, SUBJECT],
     prompt: Annotated[str | None, PROMPT] = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Use this checkpoint of the run, e.g. step-000050, or 'best'."),
-    ] = None,
+    checkpoint: Checkpoint = None,
     base: Annotated[bool, typer.Option("--base", help="Leave the run's adapter out.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,

@@ -102,13 +102,20 @@ def rm(
     if not found:
         print("no run has failed or crashed; nothing removed", file=sys.stderr)
         return
-    names = ", ".join(run.name for run in found)
-    if not yes and not typer.confirm(f"Remove {names}?", err=True):
+    if not yes and not typer.confirm(f"Remove {', '.join(map(_doomed, found))}?", err=True):
         print("nothing removed", file=sys.stderr)
         return
     for run in found:
         run.remove()
         print(f"removed {run.name}", file=sys.stderr)
+
+
+def _doomed(run: RunDirectory) -> str:
+    """A run's name, with what of it cannot be made again."""
+    from mlx_align_cli.saved import irreplaceable
+
+    with_it = irreplaceable(run)
+    return f"{run.name} (with {with_it})" if with_it else run.name
 
 
 def _failed(runs_dir: Path | None) -> list[RunDirectory]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlx_align_cli import naming, options
-from mlx_align_cli.commands.generate import SUBJECT, find_subject
+from mlx_align_cli.commands.generate import SUBJECT, Checkpoint, find_subject
 
 if TYPE_CHECKING:
     from mlx_align.serving import Server
@@ -27,10 +27,7 @@ def serve(
     subject: Annotated[str, SUBJECT],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes any that is free.")] = 8080,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Use this checkpoint of the run, e.g. step-000050, or 'best'."),
-    ] = None,
+    checkpoint: Checkpoint = None,
     runs_dir: options.RunsDir = None,
 ) -> None:
     """Serve a run's model over HTTP, for any chat app that can use an OpenAI-compatible server.

@@ -47,6 +47,11 @@ class Adapter:
         return ", ".join(mark for mark, holds in marks if holds)
 
     @property
+    def label(self) -> str:
+        """Both, such as "step 80 ★ best"."""
+        return f"{self.title} {self.marks}".strip()
+
+    @property
     def measured(self) -> str:
         """The metrics that say most."""
         return headline(dict(self.metrics)) if self.metrics else ""
@@ -61,10 +66,11 @@ def adapters_of(run: RunDirectory) -> list[Adapter]:
     from mlx_align.runs.chosen import best_checkpoint  # loads numpy
 
     paths, best, finished = run.checkpoints().paths(), best_checkpoint(run), run.adapter.is_dir()
+    made_of = best or next(iter(paths[-1:]), None)  # the finished adapter is a copy of it
     found = [
         Adapter(
             path.name,
-            run.adapter if path == best and finished else path,  # a checkpoint may be removed
+            run.adapter if path == made_of and finished else path,  # a checkpoint may be removed
             step_of(path),
             path == best,
             path == paths[-1],
@@ -89,7 +95,7 @@ def _how(run: RunDirectory) -> str:
 
 
 def pick(adapters: Sequence[Adapter], name: str | None) -> Adapter:
-    """The adapter of this name; without a name the best, else the newest.
+    """The adapter of this name; without a name that of `runs.chosen.adapter_of`: the best, else the newest.
 
     Raises:
         UsageError: it is not there any more.

@@ -214,9 +214,13 @@ def _creeping(state: RunState) -> Finding | None:
 
 
 def both_less_likely(state: RunState) -> Finding | None:
-    """Whether the margin grows only because the rejected answers fall faster than the chosen ones."""
+    """Whether the margin grows only because the rejected answers fall faster than the chosen ones.
+
+    Of dpo only: its rewards begin at 0, and a larger beta holds the model back. Those of orpo and simpo are
+    likelihoods, which say nothing by their size, and their beta pushes answers apart.
+    """
     first, last = _ends(list(state.evals), "chosen_reward")
-    if first is None or last is None or state.started is None or state.started.method not in ("dpo", "orpo"):
+    if first is None or last is None or state.started is None or state.started.method != "dpo":
         return None
     margins = _ends(list(state.evals), "margin")
     fallen = first - last

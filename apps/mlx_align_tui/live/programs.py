@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
+from mlx_align.config import MethodConfig, ModelConfig
 from mlx_align.errors import AlignError, WontFitError, error_class
 
 LAST_WORDS = 2000
@@ -94,14 +95,14 @@ class Planning(Asking):
             the plan; None where another question came meanwhile.
 
         Raises:
-            AlignError: what the plan could not be made for.
+            AlignError: what the plan could not be made for, or the program wrote something else.
         """
         answer = self.answer(PROGRAM, [*arguments, "--json"], offline=True)
         if answer is None:
             return None
         code, out, said = answer
         if code in (0, WontFitError.exit_code) and out.strip():
-            return _fit(json.loads(out))
+            return _fit(_read(out))
         raise error_told(code, said)
 
 
@@ -124,7 +125,7 @@ class Talking:
         """What it says, until it ends; nothing if it was closed before it was started.
 
         Raises:
-            AlignError: it said that it failed, or it died.
+            AlignError: it said that it failed, it died, or it said something that is no JSON.
             OSError: it cannot be started.
         """
         with self._lock:
@@ -135,7 +136,7 @@ class Talking:
             for line in cast("IO[str]", process.stdout):
                 if not line.endswith("\n"):  # it was killed while it spoke
                     break
-                message: dict[str, Any] = json.loads(line)
+                message = _read(line)
                 if message["type"] == "failed":
                     raise error_class(message["code"])(**message["error"])
                 yield message
@@ -175,11 +176,12 @@ class Preview(Talking):
     Args:
         path: a .jsonl file, or a folder with train.jsonl.
         model: whose tokenizer reads it; it must be on this disk.
-        method: the method that is to learn from it.
+        method: the method that is to learn from it, with its hyperparameters.
     """
 
-    def __init__(self, path: Path, model: str, method: str) -> None:
-        super().__init__("mlx_align.engine.previewing", [str(path), model, method], offline=True)
+    def __init__(self, path: Path, model: ModelConfig, method: MethodConfig) -> None:
+        arguments = [str(path), model.model_dump_json(), method.model_dump_json()]
+        super().__init__("mlx_align.engine.previewing", arguments, offline=True)
 
     def ask(self, index: int) -> None:
         """Ask for a row, counted from 0."""
@@ -221,6 +223,21 @@ def start(
         errors="replace",
         start_new_session=True,
     )
+
+
+def _read(text: str) -> dict[str, Any]:
+    """JSON that a program of ours wrote.
+
+    Raises:
+        AlignError: there is a line that is no part of it, such as one that a library printed.
+    """
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError as error:
+        line = text.split("\n")[error.lineno - 1]
+        message = f"the program wrote a line that is no JSON: {line[:200]}"
+        raise AlignError(message, hint="Please report it, with that line.") from None
+    return found
 
 
 def _fit(told: dict[str, Any]) -> Fit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from mlx_align.chat import Chat, Done, Hello, Turn, Voice
 from mlx_align.config import RunConfig
 from mlx_align.errors import AlignError
 from mlx_align.runs import RunDirectory
+from mlx_align.runs.atomic import write_bytes
+from mlx_align_cli.saved import PAIRS
 from mlx_align_tui.live.adapters import Adapter, adapters_of, pick
 
 INTERVAL = 0.03
@@ -156,6 +159,25 @@ class Partner:
 def _cancel(chat: Chat) -> None:
     with suppress(AlignError, OSError, ValueError):  # it has ended, and whoever waits for the answer is told
         chat.cancel()
+
+
+def snapshot(run: RunDirectory) -> Path:
+    """Copy the pairs that were kept with a run to beside all runs, into a file that nothing is added to.
+
+    A run is resumed only on the data that it began with, also when more pairs were kept since, or the run
+    that has them was deleted. The same pairs make the same file.
+
+    Args:
+        run: the run; it has pairs.
+
+    Raises:
+        OSError: they cannot be read, or the copy cannot be written.
+    """
+    pairs = (run.path / PAIRS).read_bytes()
+    copy = run.path.parent / "pairs" / f"{run.name}-{hashlib.sha256(pairs).hexdigest()[:8]}.jsonl"
+    copy.parent.mkdir(exist_ok=True)
+    write_bytes(copy, pairs)
+    return copy
 
 
 def going_on(config: RunConfig, adapter: Path, pairs: Path) -> RunConfig:

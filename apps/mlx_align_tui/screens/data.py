@@ -17,14 +17,13 @@ from textual.widgets.option_list import Option
 
 from mlx_align import embedded, methods
 from mlx_align.config import RunConfig
-from mlx_align.data.columns import write_mapped
 from mlx_align.errors import AlignError
 from mlx_align_cli.display.text import percent, plural
 from mlx_align_tui.keymap import keyed
 from mlx_align_tui.live.programs import Preview
 from mlx_align_tui.plain import plain
 from mlx_align_tui.screens.base import AlignScreen
-from mlx_align_tui.screens.data_parts.mapping import Columns, Mapping, look
+from mlx_align_tui.screens.data_parts.mapping import Columns, Mapping, look, write_copy
 from mlx_align_tui.screens.data_parts.survey import Survey
 from mlx_align_tui.screens.data_parts.tokens import tokens_text
 from mlx_align_tui.widgets.histogram import LengthPlot
@@ -52,7 +51,8 @@ model learns to say; grey text is only read. <<data.before>> and <<data.next>> g
 <<lengths.longer>>: rows beyond it are left out (or cut, see data.too_long). With <<data.use>> a new run uses
 it.
 
-**Columns** is for files whose columns have other names: it writes a copy with ours.
+**Columns** is for files whose columns have other names: it writes a copy with ours, of train.jsonl
+and valid.jsonl where there are both.
 """
 
 
@@ -73,8 +73,7 @@ class DataScreen(AlignScreen):
 
     Args:
         path: a .jsonl file, or a folder with train.jsonl; None for the sample.
-        model: whose tokenizer reads it.
-        method: which is to learn from it.
+        config: of the run that is to learn from it; None for one that nobody changed.
         use: takes "data.max_length" or "data.path" and its value, for the screen that opened this one.
     """
 
@@ -93,14 +92,14 @@ class DataScreen(AlignScreen):
     def __init__(
         self,
         path: Path | None = None,
-        model: str = embedded.TINY_CHAT,
-        method: str = "orpo",
+        config: RunConfig | None = None,
         use: Use | None = None,
     ) -> None:
         super().__init__()
-        self.kind = methods.get(method).rows
+        self._config, self._use = config or RunConfig(), use
+        self._limit = self._config.data.max_length
+        self.kind = methods.get(self._config.method.name).rows
         self.path = embedded.sample_for(self.kind) if path is None else path
-        self._model, self._method, self._use = model, method, use
         self.survey: Survey | None = None
         self.place = 0
         self._rows: dict[int, dict[str, Any]] = {}
@@ -140,7 +139,7 @@ class DataScreen(AlignScreen):
             self._preview.close()
         self.survey, self.place, self._rows = None, 0, {}
         self.say_where(self.path.name, "[$quiet]starting ...[/]")
-        preview = self._preview = Preview(self.path, self._model, self._method)
+        preview = self._preview = Preview(self.path, self._config.model, self._config.method)
         self.run_worker(partial(self._follow, preview), thread=True, group="preview", exit_on_error=False)
         self.work(partial(look, self.path), self._looked, group="columns")
 
@@ -155,7 +154,7 @@ class DataScreen(AlignScreen):
             problem = AlignError("the process that reads the data has ended", hint="Open the data again.")
         except AlignError as error:
             problem = error
-        except (OSError, ValueError) as error:  # it cannot be started, or its last line was torn
+        except OSError as error:  # it cannot be started
             problem = AlignError(f"the data cannot be read: {error}")
         self.app.call_from_thread(self._failed, preview, problem)
 
@@ -179,13 +178,12 @@ class DataScreen(AlignScreen):
 
     def _surveyed(self, survey: Survey) -> None:
         self.survey = survey
-        words = [f"[$quiet]{plural(len(survey.names), 'row')} for {self._method}[/]"]
+        words = [f"[$quiet]{plural(len(survey.names), 'row')} for {plain(self._config.method.name)}[/]"]
         words += [f"[$error]✘ {len(survey.faults):,} unusable[/]"] if survey.faults else []
         words += [f"[$warning]{plural(len(survey.findings), 'finding')}[/]"] if survey.findings else []
         self.say_where(self.path.name, " · ".join(words))
         self._list_findings(survey)
-        limit = RunConfig().data.max_length
-        self.query_one(LengthPlot).show(survey.lengths, survey.whole, limit)
+        self.query_one(LengthPlot).show(survey.lengths, survey.whole, self._limit)
         self._show_line()
         for number, name in enumerate(SIDES[1:]):
             side = self.query_one(f"#{name}", Side)
@@ -281,10 +279,9 @@ class DataScreen(AlignScreen):
     def action_use(self) -> None:
         """Give the length of the line to the new run."""
         if self._use is not None:
-            self._use("data.max_length", str(self.query_one(LengthPlot).limit))
-            self.notify(
-                f"the new run has data.max_length {self.query_one(LengthPlot).limit:,} now", markup=False
-            )
+            self._limit = self.query_one(LengthPlot).limit
+            self._use("data.max_length", str(self._limit))
+            self.notify(f"the new run has data.max_length {self._limit:,} now", markup=False)
 
     def action_show(self, tab: str) -> None:
         """Go to a tab."""
@@ -313,7 +310,7 @@ class DataScreen(AlignScreen):
     def on_mapping_asked(self, event: Mapping.Asked) -> None:
         """Write the copy and show it."""
         self.work(
-            lambda: write_mapped(event.source, event.mapping, event.target),
+            lambda: write_copy(event.files, event.mapping, event.target),
             lambda rows: self._written(event.target, rows),
             group="write",
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -13,9 +14,10 @@ from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.widgets import DataTable, Input, Static
 
-from mlx_align.errors import UsageError
+from mlx_align.errors import AlignError, UsageError
 from mlx_align.runs import RunDirectory
 from mlx_align_cli.display.text import ago, metric, plural
+from mlx_align_cli.saved import irreplaceable
 from mlx_align_tui.keymap import keyed, said
 from mlx_align_tui.live.engines import stop
 from mlx_align_tui.live.runs import Entry, Index
@@ -27,6 +29,10 @@ from mlx_align_tui.widgets.badge import colour
 from mlx_align_tui.widgets.facts import Facts
 from mlx_align_tui.widgets.keyed import Keyed
 from mlx_align_tui.widgets.runs_table import RunsTable
+
+if TYPE_CHECKING:
+    from mlx_align.settings import Resolved
+    from mlx_align_tui.screens.new_run.launching import Launch
 
 POLL_SECONDS = 1.0
 RESUMABLE = ("stopped", "failed", "crashed", "new")
@@ -110,6 +116,7 @@ class HomeScreen(AlignScreen):
         self._seen = threading.Event()
         self._loaded = False
         self._counts = ""
+        self._demo: Launch | None = None
 
     def body(self) -> ComposeResult:
         """The filter, the table, the facts of the run under the cursor, and what is shown without runs."""
@@ -130,9 +137,11 @@ class HomeScreen(AlignScreen):
         self.run_worker(self._look, thread=True, group="index", exit_on_error=False)
 
     def on_unmount(self) -> None:
-        """End looking."""
+        """End looking, and start no demo after that."""
         self._gone.set()
         self._now.set()
+        if self._demo is not None:
+            self._demo.leave()
 
     def _look(self) -> None:
         index = Index(self.app.root)
@@ -276,13 +285,16 @@ class HomeScreen(AlignScreen):
             return False
         if action == "compare":
             return "compare" in PLACES and len(self.app.marked) > 1
-        if action in ("go_with_run", "mark", "delete", "filter"):
-            return self.is_mounted and self.current is not None
+        if action not in ("go_with_run", "mark", "delete", "filter", "resume", "stop"):
+            return True
+        if not self.is_mounted or self.current is None:
+            return False
+        condition = self.current.condition
+        if action == "go_with_run" and condition == "running":
+            return parameters[0] == "chat"  # what it has saved can be talked to
         if action == "resume":
-            return self.is_mounted and self.current is not None and self.current.condition in RESUMABLE
-        if action == "stop":
-            return self.is_mounted and self.current is not None and self.current.condition == "running"
-        return True
+            return condition in RESUMABLE
+        return condition == "running" if action == "stop" else True
 
     def action_go_nowhere(self, name: str) -> None:
         """Open a screen that is about no run."""
@@ -347,9 +359,14 @@ class HomeScreen(AlignScreen):
         if self.current.condition == "running":
             self.app.tell(UsageError(f"{run.name} is running", hint=keyed(self, "<<runs.stop>> stops it.")))
             return
-        text = f"{run.name}\n\nIts configuration, log, checkpoints and adapter are removed for good."
+        self.work(lambda: irreplaceable(run), lambda found: self._ask_to_delete(run, found), group="delete")
+
+    def _ask_to_delete(self, run: RunDirectory, with_it: str) -> None:
+        gone = "Its configuration, log, checkpoints and adapter are removed for good"
+        gone += f", and with them {with_it}." if with_it else "."
         self.app.push_screen(
-            ConfirmScreen("Delete this run?", text, "Delete"), lambda yes: self._delete(run) if yes else None
+            ConfirmScreen("Delete this run?", f"{run.name}\n\n{gone}", "Delete"),
+            lambda yes: self._delete(run) if yes else None,
         )
 
     def _delete(self, run: RunDirectory) -> None:
@@ -357,11 +374,36 @@ class HomeScreen(AlignScreen):
 
     def action_demo(self) -> None:
         """Train the embedded model on the embedded sample."""
+        from mlx_align_tui.screens.new_run.launching import Launch
+
+        if self._demo is not None:
+            return
+        try:
+            demo = self._demo = Launch(demo_of(self.app.root), self.app.engines)
+        except AlignError as error:
+            self.app.tell(error)
+            return
         self.notify("preparing the demo ...")
-        self.work(self._prepare_demo, self.start, group="demo")
 
-    def _prepare_demo(self) -> RunDirectory:
-        from mlx_align.api import prepare
-        from mlx_align.settings import gather, resolve
+        def start() -> RunDirectory | None:
+            try:
+                return demo.run()
+            finally:
+                self.app.call_from_thread(self._demo_over)
 
-        return prepare(resolve(gather("orpo", flags={"runs.dir": str(self.app.root)})))
+        self.work(start, lambda run: self._started(run) if run is not None else None, group="demo")
+
+    def _demo_over(self) -> None:
+        """It has been started, has failed, or was left."""
+        self._demo = None
+
+
+def demo_of(root: Path) -> Resolved:
+    """The embedded model on the embedded sample.
+
+    Raises:
+        ConfigError: a configuration file or variable cannot be used.
+    """
+    from mlx_align.settings import gather, resolve
+
+    return resolve(gather("orpo", flags={"runs.dir": str(root)}))

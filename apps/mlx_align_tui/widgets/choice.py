@@ -1,4 +1,4 @@
-"""One value of a few: left and right change it."""
+"""One value of a few: left, right and space change it; enter is left to what it stands in."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Choice(Static, can_focus=True):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left", "step(-1)", "Before", id="choice.before", show=False),
-        Binding("right,space,enter", "step(1)", "Next one", id="choice.next", show=False),
+        Binding("right,space", "step(1)", "Next one", id="choice.next", show=False),
     ]
 
     class Changed(Message):

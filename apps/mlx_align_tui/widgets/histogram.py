@@ -91,7 +91,9 @@ class LengthPlot(Widget, can_focus=True):
         return max(LEAST, round((self._whole[-1] if self._whole else 0) * MARGIN))
 
     def action_move(self, by: int) -> None:
-        """Move the line by so many columns."""
+        """Move the line by so many columns; right of the plot it stays when it is to go on."""
+        if by > 0 and self.limit >= self.high:
+            return
         step = max(1, self.high // max(1, self.content_size.width))
         begin = min(self.limit, self.high)
         place = begin // step + by if by > 0 else -(-begin // step) + by

@@ -54,7 +54,7 @@ class Exporter:
 
     Args:
         run: the run.
-        checkpoint: a checkpoint's name, or "best"; None: the finished adapter, else the newest checkpoint.
+        checkpoint: a checkpoint's name, or "best"; None: as in `runs.chosen.adapter_of`.
         progress: told what begins.
 
     Raises:

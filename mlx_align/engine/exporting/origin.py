@@ -63,7 +63,7 @@ def find_origin(run: RunDirectory, checkpoint: str | None) -> Origin:
 
     Args:
         run: the run.
-        checkpoint: a checkpoint's name, or "best"; None: the finished adapter, else the newest checkpoint.
+        checkpoint: a checkpoint's name, or "best"; None: as in `runs.chosen.adapter_of`.
 
     Raises:
         UsageError: there is no such adapter, or the base cannot be found, or is another model now.

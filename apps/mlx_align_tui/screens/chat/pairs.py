@@ -16,7 +16,7 @@ class Pairs:
 
     Attributes:
         count: how many there are, as far as is known.
-        busy: whether one is being kept; set by who asks for it, so that no pair is kept twice.
+        busy: whether one is being kept; set and reset by who asks for it; the conversation waits for it.
     """
 
     def __init__(self, file: Path) -> None:
@@ -40,8 +40,5 @@ class Pairs:
         """
         from mlx_align.preferences import keep
 
-        try:
-            said = [turn.model_dump() for turn in prompt]
-            self.count = keep(self.file, said, better.text, worse.text)
-        finally:
-            self.busy = False
+        said = [turn.model_dump() for turn in prompt]
+        self.count = keep(self.file, said, better.text, worse.text)

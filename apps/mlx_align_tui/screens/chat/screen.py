@@ -12,12 +12,12 @@ from textual.widgets import Input
 from mlx_align.chat import Hello, Voice
 from mlx_align.errors import AlignError, DataError, UsageError
 from mlx_align.runs import RunDirectory
-from mlx_align_cli.commands.chat import FILE
 from mlx_align_cli.display.text import plural
+from mlx_align_cli.saved import PAIRS
 from mlx_align_cli.talk import Exchange, Talk
 from mlx_align_tui.keymap import keyed
 from mlx_align_tui.live.adapters import Adapter, adapters_of
-from mlx_align_tui.live.talking import Manner, Partner, going_on
+from mlx_align_tui.live.talking import Manner, Partner, going_on, snapshot
 from mlx_align_tui.plain import plain
 from mlx_align_tui.screens import PLACES
 from mlx_align_tui.screens.base import AlignScreen
@@ -74,7 +74,7 @@ class ChatScreen(AlignScreen):
     def __init__(self, run: RunDirectory) -> None:
         super().__init__()
         self.run_directory = run
-        self.pairs = Pairs(run.path / FILE)
+        self.pairs = Pairs(run.path / PAIRS)
         self.talk, self.partner = Talk(), Partner()
         self.order: tuple[Voice, ...] = ()
         self.wanted: str | None = None
@@ -137,7 +137,7 @@ class ChatScreen(AlignScreen):
         adapter, words = self.partner.adapter, []
         if self.busy:
             words.append(texts.STOPPING if self.partner.stopped else texts.ANSWERING)
-        words += [f"{adapter.title} {adapter.marks}".strip()] if adapter is not None and self.order else []
+        words += [adapter.label] if adapter is not None and self.order else []
         words += ["[$accent]blind[/]"] if self.query_one(MannerRow).blind else []
         words += [f"{plural(self.pairs.count, 'pair')} kept"] if self.pairs.count else []
         self.say_where(self.fitting(self.run_directory.name), f"[$quiet]{' · '.join(words)}[/]")
@@ -170,6 +170,9 @@ class ChatScreen(AlignScreen):
             self._ask(event.value.strip())
 
     def _ask(self, question: str) -> None:
+        if self.pairs.busy:
+            self.notify("The pair is still being kept; ask once it is.")
+            return
         if not self.order:
             self.early = self.query_one(Loading).busy
             if self.early:
@@ -233,12 +236,13 @@ class ChatScreen(AlignScreen):
         """Only what can be done now is offered."""
         loading = self.query(Loading)  # none while the screen is being closed
         idle = not self.busy and bool(loading) and not loading.first().busy
+        settled = not self.busy and not self.pairs.busy
         can = {
             "choose": self.choosable,
-            "retry": self.talk.last is not None and bool(self.order) and not self.busy,
+            "retry": self.talk.last is not None and bool(self.order) and settled,
             "blind": len(self.order) > 1,
-            "new": not self.busy and self.has_begun,
-            "train": self.pairs.count > 0 and "new_run" in PLACES,
+            "new": settled and self.has_begun,
+            "train": self.pairs.count > 0 and not self.pairs.busy and "new_run" in PLACES,
             "weights": idle,
             "start": idle and not self.order,
         }
@@ -254,7 +258,19 @@ class ChatScreen(AlignScreen):
             self.app.tell(error)
             return
 
-        def kept(_: None) -> None:
+        def keep() -> AlignError | None:
+            try:
+                self.pairs.keep(prompt, better, worse)
+            except AlignError as error:
+                return error
+            return None
+
+        def kept(problem: AlignError | None) -> None:
+            self.pairs.busy = False
+            if problem is not None:
+                self.app.tell(problem)
+                self._say()
+                return
             voice, number = self.talk.choose(place), self.pairs.count
             for bubble in self.query(Bubble):
                 bubble.settle()
@@ -264,7 +280,8 @@ class ChatScreen(AlignScreen):
             self._say()
 
         self.pairs.busy, prompt = True, self.talk.prompt
-        self.work(lambda: self.pairs.keep(prompt, better, worse), kept, group="keep")
+        self.work(keep, kept, group="keep")
+        self._say()
 
     def on_bubble_preferred(self, event: Bubble.Preferred) -> None:
         """Keep a pair: an answer was clicked on."""
@@ -305,9 +322,9 @@ class ChatScreen(AlignScreen):
         """Put a run together that goes on from this adapter with the pairs."""
         adapter = self.partner.adapter
         if adapter is not None:
-            folder, pairs, run = adapter.folder, self.pairs.file, self.run_directory
+            folder, run = adapter.folder, self.run_directory
             self.work(
-                lambda: going_on(run.config(), folder, pairs),
+                lambda: going_on(run.config(), folder, snapshot(run)),
                 lambda config: self.app.go("new_run", config),
                 group="train",
             )

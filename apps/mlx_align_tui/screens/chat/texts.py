@@ -24,7 +24,7 @@ likeliest token, so that another seed changes nothing; 0.7 is lively. **<<chat.r
 next seed.
 
 Pairs are data for orpo, dpo and simpo: **<<chat.train>>** puts a run together that goes on from this adapter
-with them.
+with a copy of them, which it keeps in `pairs/` beside the runs: what you keep later is for the next one.
 
 <<app.back>> stops an answer; a second time it ends an engine that does not. While you type, it leaves the
 line, so that single keys work; <<chat.write>> comes back to it.

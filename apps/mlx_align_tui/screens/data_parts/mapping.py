@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
 from textual.message import Message
 from textual.widgets import Button, Static
 
-from mlx_align.data.columns import OPTIONAL, WANTED, columns, copy_path, guess, missing
+from mlx_align.data.columns import OPTIONAL, WANTED, columns, copy_path, guess, missing, write_mapped
 from mlx_align.data.sources import data_files
 from mlx_align.errors import AlignError
 from mlx_align.methods.base import RowKind
@@ -23,13 +27,15 @@ ABOUT = (
     "Choose which column holds what. The file itself is never changed: a copy with our names is written "
     "beside it, and shown here."
 )
+FOLDER = "mapped"
+"""Copies of several files go into a folder of this name."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """A file's columns, each with its first value as text."""
+    """The columns of the first of these files, each with its first value as text; others have the same."""
 
-    file: Path
+    files: tuple[Path, ...]
     values: dict[str, str]
 
 
@@ -40,10 +46,44 @@ def look(path: Path) -> Columns | AlignError:
         path: a .jsonl file, or a folder with train.jsonl.
     """
     try:
-        file = data_files(path)[0]
-        return Columns(file, columns(file))
+        files = tuple(data_files(path))
+        return Columns(files, columns(files[0]))
     except AlignError as error:
         return error
+
+
+def target_of(files: Sequence[Path]) -> Path:
+    """Where a copy goes: beside a file; of several, into a folder beside them. The name is not taken."""
+    if len(files) == 1:
+        return copy_path(files[0])
+    numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    folders = (files[0].with_name(f"{FOLDER}{number}") for number in numbers)
+    return next(folder for folder in folders if not os.path.lexists(folder))
+
+
+def write_copy(files: Sequence[Path], mapping: dict[str, str], target: Path) -> int:
+    """Write copies whose columns have our names, all of them or none.
+
+    Args:
+        files: a JSON lines file; or several, which go into one folder under the names that they have.
+        mapping: our column -> the files'.
+        target: from `target_of`.
+
+    Returns:
+        the number of rows.
+
+    Raises:
+        DataError: the target exists, or a row lacks one of the columns.
+        OSError: the copies cannot be written.
+    """
+    if len(files) == 1:
+        return write_mapped(files[0], mapping, target)
+    with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as made:
+        folder = Path(made, target.name)
+        folder.mkdir()
+        rows = sum(write_mapped(file, mapping, folder / file.name) for file in files)
+        folder.rename(target)
+    return rows
 
 
 class Mapping(VerticalScroll, can_focus=False):
@@ -52,9 +92,9 @@ class Mapping(VerticalScroll, can_focus=False):
     class Asked(Message):
         """A copy is to be written."""
 
-        def __init__(self, source: Path, mapping: dict[str, str], target: Path) -> None:
+        def __init__(self, files: tuple[Path, ...], mapping: dict[str, str], target: Path) -> None:
             super().__init__()
-            self.source, self.mapping, self.target = source, mapping, target
+            self.files, self.mapping, self.target = files, mapping, target
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +122,7 @@ class Mapping(VerticalScroll, can_focus=False):
 
     def _list(self, found: Columns, kind: RowKind) -> None:
         """Put the lines up, all at once and filled: whoever leaves then finds none of them half made."""
-        self._source, self._kind, self._columns = found.file, kind, found.values
+        self._files, self._kind, self._columns = found.files, kind, found.values
         self._meant = guess(kind, found.values)
         for name in WANTED[kind]:
             value = self._meant.get(name, NONE)
@@ -91,7 +131,8 @@ class Mapping(VerticalScroll, can_focus=False):
         self._target = Static("", id="target")
         self._write = Button("Write the copy", id="write", variant="primary")
         self._show()
-        head = Static(ABOUT, classes="quiet"), Static(plain(f"{found.file.name}\n"), id="file")
+        names = " and ".join(file.name for file in found.files)
+        head = Static(ABOUT, classes="quiet"), Static(plain(f"{names}\n"), id="file")
         self.mount(*head, *map(self._line, WANTED[kind]), self._target, self._write)
 
     def _line(self, name: str) -> Horizontal:
@@ -135,11 +176,13 @@ class Mapping(VerticalScroll, can_focus=False):
         elif needless:
             text = "[$success]the columns have our names already: nothing needs to be written[/]"
         else:
-            text = f"[$quiet]will be written:[/] {plain(copy_path(self._source).name)}"
+            target = target_of(self._files)
+            made = f"{target.name}/" if len(self._files) > 1 else target.name
+            text = f"[$quiet]will be written:[/] {plain(made)}"
         self._target.update(f"\n{text}")
         self._write.disabled = bool(lacking) or twice or needless
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """Ask for the copy."""
         event.stop()
-        self.post_message(self.Asked(self._source, self.mapping, copy_path(self._source)))
+        self.post_message(self.Asked(self._files, self.mapping, target_of(self._files)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mlx_align_tui.live.targets import KINDS, USUAL, options_of
 from mlx_align_tui.screens.new_run.fields import Spec
@@ -10,6 +10,8 @@ from mlx_align_tui.screens.new_run.fields import Spec
 TYPES = (USUAL, "q8_0", "q6_k", "q5_k_m", "q5_1", "q4_k_m", "q4_0", "f16", "bf16", "f32")
 GENERAL = ("verify", "there")
 """Options of every target."""
+STEP = "step"
+"""What is exported: one choice for all targets."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "type": TYPES,
@@ -47,6 +49,7 @@ EXPLANATIONS = {
     "folder is made, and the command for it is shown.",
     "repo": "owner/name on the hub, which must be given; in LM Studio publisher/model.",
     "public": "[b]private[/]: only you see it on the hub. [b]public[/]: everybody does.",
+    STEP: "Which of the run's checkpoints is exported, for all targets: the best, unless you say otherwise.",
     "verify": "The export is loaded by the program that will use it and compared with the model that was "
     "trained, before it gets its name. [b]no[/] leaves that out.",
     "there": "What happens if there is an export of this name already.",
@@ -63,11 +66,16 @@ def choices_of(name: str, option: str) -> tuple[str, ...]:
     return CHOICES.get(option, ())
 
 
-def specs_of(name: str, values: Mapping[str, str]) -> list[Spec]:
-    """The fields of a target, with what was chosen for it so far."""
-    options = (*options_of(name, values), *GENERAL)
+def specs_of(name: str, values: Mapping[str, str], steps: Sequence[str]) -> list[Spec]:
+    """The fields of a target, with what was chosen for it so far, and with the steps there are to export."""
+    options = (*options_of(name, values), *((STEP,) if steps else ()), *GENERAL)
     return [
-        Spec(f"{name}.{LABELS.get(option, option)}", "text", EXPLANATIONS[option], choices_of(name, option))
+        Spec(
+            f"{name}.{LABELS.get(option, option)}",
+            "text",
+            EXPLANATIONS[option],
+            tuple(steps) if option == STEP else choices_of(name, option),
+        )
         for option in options
     ]
 

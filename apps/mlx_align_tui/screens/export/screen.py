@@ -13,13 +13,16 @@ from textual.widgets import DataTable, Static, TabbedContent, TabPane
 
 from mlx_align.errors import AlignError
 from mlx_align.runs import RunDirectory
+from mlx_align_tui.live.adapters import Adapter, adapters_of, pick
 from mlx_align_tui.live.exporting import Existing, Exporting, existing
 from mlx_align_tui.live.targets import KINDS, Weights, here, weigh
+from mlx_align_tui.plain import plain
 from mlx_align_tui.screens.base import AlignScreen
 from mlx_align_tui.screens.export import texts
 from mlx_align_tui.screens.export.jobs import Job, name_of
 from mlx_align_tui.screens.export.options import (
     EXPLANATIONS,
+    STEP,
     arguments_of,
     option_of,
     placeholder_of,
@@ -41,6 +44,10 @@ class ExportScreen(AlignScreen):
 
     Args:
         run: the run.
+
+    Attributes:
+        adapters: what the run has saved, as far as is known.
+        chosen: the one of them that is exported.
     """
 
     crumb = "Export"
@@ -71,6 +78,8 @@ class ExportScreen(AlignScreen):
         self._lock, self._at_work = threading.Lock(), False
         self.here: frozenset[str] | None = None
         self.weights: Weights | None = None
+        self.adapters: list[Adapter] = []
+        self.chosen: Adapter | None = None
 
     def body(self) -> ComposeResult:
         """Targets with their options, what is under way, and what is there."""
@@ -91,6 +100,7 @@ class ExportScreen(AlignScreen):
         """Look what there is."""
         self._say()
         self.work(lambda: (here(), weigh(self.run_directory)), self._known, group="look")
+        self.work(lambda: adapters_of(self.run_directory), self._offer_steps, group="steps")
         self._look()
 
     def on_unmount(self) -> None:
@@ -106,7 +116,8 @@ class ExportScreen(AlignScreen):
         counts = {
             state: sum(job.state == state for job in self.jobs) for state in ("running", "done", "failed")
         }
-        words = [f"[$accent]{len(self.marked)} marked[/]"] if self.marked else []
+        words = [plain(self.chosen.title)] if self.chosen else []
+        words += [f"[$accent]{len(self.marked)} marked[/]"] if self.marked else []
         words += ["[$primary]at work[/]"] if self.busy else []
         words += [f"[$success]{counts['done']} done[/]"] if counts["done"] else []
         words += [f"[$error]{counts['failed']} failed[/]"] if counts["failed"] else []
@@ -120,6 +131,13 @@ class ExportScreen(AlignScreen):
         self.here, self.weights = found
         self._show()
         self._explain_target()
+
+    def _offer_steps(self, adapters: list[Adapter]) -> None:
+        """Let the person choose which step is exported."""
+        self.chosen = pick(adapters, None)
+        self.adapters = [self.chosen, *(each for each in adapters if each is not self.chosen)]
+        self.call_later(self._fill)
+        self._say()
 
     def _show(self) -> None:
         self.query_one(TargetsTable).show(self.here, self.weights, self.values, self.marked)
@@ -140,9 +158,10 @@ class ExportScreen(AlignScreen):
     async def _fill(self) -> None:
         name = self.target
         values = self.values[name]
-        specs = specs_of(name, values)
+        specs = specs_of(name, values, [each.label for each in self.adapters])
         firsts = {spec.key: spec.choices[0] if spec.choices else placeholder_of(spec) for spec in specs}
-        typed = {spec.key: values[option] for spec in specs if (option := option_of(spec)) in values}
+        chosen = {**values, STEP: self.chosen.label} if self.chosen else values
+        typed = {spec.key: chosen[option] for spec in specs if (option := option_of(spec)) in chosen}
         await self.query_one("#options", Form).fill(specs, firsts, typed)
 
     def _explain_target(self) -> None:
@@ -159,6 +178,10 @@ class ExportScreen(AlignScreen):
     async def on_field_edited(self, event: Field.Edited) -> None:
         """Take what was chosen; another format has other options."""
         option = option_of(event.spec)
+        if option == STEP:
+            self.chosen = next(each for each in self.adapters if each.label == event.text)
+            self._say()
+            return
         values = self.values[self.target]
         if event.text:
             values[option] = event.text
@@ -191,8 +214,15 @@ class ExportScreen(AlignScreen):
         """Export the marked targets, or the one under the cursor."""
         names = sorted(self.marked, key=list(KINDS).index) or [self.target]
         run = str(self.run_directory.path.absolute())
+        step, what = self.chosen, []
+        if step is not None and step.folder != self.run_directory.adapter:
+            what = [f"--checkpoint={step.name}"]
+        titles = {name: f"{name}, {step.title}" if step else name for name in names}
         self._begin(
-            {name: ["export", run, *arguments_of(name, self.values[name]), "--json"] for name in names}
+            {
+                titles[name]: ["export", run, *arguments_of(name, self.values[name]), *what, "--json"]
+                for name in names
+            }
         )
         self.marked.clear()
         self._show()
@@ -315,7 +345,8 @@ class ExportScreen(AlignScreen):
     @property
     def keeps_something(self) -> bool:
         """An export that is under way, and what was marked or chosen for the next one."""
-        return super().keeps_something or bool(self.marked) or any(self.values.values())
+        other_step = self.chosen not in (None, *self.adapters[:1])
+        return super().keeps_something or bool(self.marked) or any(self.values.values()) or other_step
 
     def action_back(self) -> None:
         """From the options to the targets, else leave; what is under way is asked about."""

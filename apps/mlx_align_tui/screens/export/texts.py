@@ -12,7 +12,7 @@ HELP = """\
 
 An adapter goes to where it is used. Mark targets with <<export.mark>>, look at their options with
 <<export.options>>, and <<export.go>> exports them one after the other; without a mark it is the target under
-the cursor.
+the cursor. **step** says which of the run's checkpoints they get: the best one, unless you say otherwise.
 
 Every export is loaded by the program that will use it (*tried with*) and compared with the model that was
 trained. **KL from the model that was trained** says how far the export's answers are from it, in nats: it

@@ -34,8 +34,9 @@ HELP = """\
 # Monitor
 
 **loss** falls while the model learns; where the held-out one (valid) rises again, it learns the rows by
-heart. **rewards** say how much likelier an answer has become than it was: chosen should rise above rejected.
-**margin** is the distance between them, **accuracy** how often it is on the right side.
+heart. **rewards** say for DPO how much likelier an answer has become than it was, for ORPO and SimPO how
+likely its average token is (below 0; nearer to 0 is likelier): chosen should rise above rejected. **margin**
+is the distance between them, **accuracy** how often it is on the right side.
 
 For GRPO, **reward** is what answers are worth, **length** their tokens, **KL** how far the model has moved
 from its start, **entropy** how undecided it still is: near zero it always says the same.

@@ -249,8 +249,8 @@ class NewRunScreen(AlignScreen):
         from mlx_align.engine.data import data_path
 
         if self.resolved is not None:
-            draft, path = self.draft, data_path(self.resolved.config)
-            self.app.go("data", path, draft.model, draft.method, self._take, over=True)
+            config = self.resolved.config
+            self.app.go("data", data_path(config), config, self._take, over=True)
 
     def _take(self, key: str, text: str) -> None:
         """Take what another screen found out."""
