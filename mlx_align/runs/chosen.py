@@ -33,7 +33,7 @@ def adapter_of(run: RunDirectory, checkpoint: str | None) -> Path:
     Args:
         run: the run.
         checkpoint: a checkpoint's name, or "best"; None: the finished adapter, else the best checkpoint, else
-            the newest.
+            the newest. Where nothing better than the beginning was seen yet, that is the newest too.
 
     Raises:
         UsageError: there is none.
@@ -57,7 +57,8 @@ def adapter_of(run: RunDirectory, checkpoint: str | None) -> Path:
             "the run has saved no adapter yet", where=run.name, hint="Wait for its first checkpoint."
         )
     best = best_checkpoint(run)
-    return best if best is not None and best in paths else paths[-1]
+    learnt = best is not None and best in paths and facts_of(best).get("step") != 0
+    return best if best is not None and learnt else paths[-1]
 
 
 def model_of(run: RunDirectory) -> Path:

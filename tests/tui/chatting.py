@@ -28,7 +28,8 @@ def save(run: RunDirectory, *steps: int, best: int | None = None) -> None:
         folder = run.path / "checkpoints" / f"step-{step:06d}"
         folder.mkdir(parents=True)
         facts = {
-            "best_checkpoint": best and f"step-{best:06d}",
+            "step": step,
+            "best_checkpoint": None if best is None else f"step-{best:06d}",
             "last_metrics": {"margin": f"{step / 50}", "accuracy": "0.875"},
         }
         (folder / "trainer.json").write_text(json.dumps(facts), encoding="utf-8")

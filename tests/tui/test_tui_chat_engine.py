@@ -148,14 +148,14 @@ def test_adapters_of_a_run_and_which_answers(root: Path) -> None:
 
 
 @pytest.mark.parametrize("finished", [False, True])
-@pytest.mark.parametrize("best", [None, 40, 80])  # 80: it was removed
+@pytest.mark.parametrize("best", [None, 0, 40, 80])  # 0: nothing is better than the beginning; 80: removed
 def test_chat_and_the_other_commands_take_the_same_adapter(
     root: Path, best: int | None, finished: bool
 ) -> None:
     run = written(root, steps=60)
     with pytest.raises(UsageError, match="has saved no adapter yet"):
         adapter_of(run, None)
-    save(run, 40, 60, best=best)
+    save(run, 0, 40, 60, best=best)
     if finished:
         run.adapter.mkdir()
     taken = run.adapter if finished else run.path / "checkpoints" / f"step-0000{40 if best == 40 else 60}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mlx_align.errors import UsageError
@@ -26,6 +26,7 @@ class Adapter:
         best: whether held-out rows say so.
         newest: whether none was saved later.
         metrics: of held-out rows, the newest when it was saved.
+        usual: whether it is meant where none is named; see `runs.chosen.adapter_of`.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Adapter:
     best: bool = False
     newest: bool = False
     metrics: Mapping[str, float | None] = field(default_factory=dict)
+    usual: bool = False
 
     @property
     def title(self) -> str:
@@ -63,7 +65,7 @@ def adapters_of(run: RunDirectory) -> list[Adapter]:
     Raises:
         UsageError: the run has saved none yet.
     """
-    from mlx_align.runs.chosen import best_checkpoint  # loads numpy
+    from mlx_align.runs.chosen import adapter_of, best_checkpoint  # loads numpy
 
     paths, best, finished = run.checkpoints().paths(), best_checkpoint(run), run.adapter.is_dir()
     made_of = best or next(iter(paths[-1:]), None)  # the finished adapter is a copy of it
@@ -83,7 +85,8 @@ def adapters_of(run: RunDirectory) -> list[Adapter]:
         found.append(Adapter(FINISHED, run.adapter, best=True, newest=not found))
     if not found:
         raise UsageError("the run has saved no adapter yet", where=run.name, hint=_how(run))
-    return found
+    usual = adapter_of(run, None)
+    return [replace(adapter, usual=adapter.folder == usual) for adapter in found]
 
 
 def _how(run: RunDirectory) -> str:
@@ -95,13 +98,13 @@ def _how(run: RunDirectory) -> str:
 
 
 def pick(adapters: Sequence[Adapter], name: str | None) -> Adapter:
-    """The adapter of this name; without a name that of `runs.chosen.adapter_of`: the best, else the newest.
+    """The adapter of this name; without a name the usual one.
 
     Raises:
         UsageError: it is not there any more.
     """
     if name is None:
-        return next((adapter for adapter in adapters if adapter.best), adapters[0])
+        return next((adapter for adapter in adapters if adapter.usual), adapters[0])
     found = next((adapter for adapter in adapters if adapter.name == name), None)
     if found is None:
         names = ", ".join(adapter.title for adapter in adapters)
