@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,12 +32,9 @@ def placed(path: Path, *, single: bool, force: bool) -> Iterator[Path]:
     path = path.absolute()
     _check_free(path, single, force)
     made = not path.parent.exists()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-{os.getpid()}-"))
-    except OSError as error:
-        raise AlignError(f"it cannot be written: {error.strerror or error}", where=str(path.parent)) from None
-    try:
+    temporary = path.parent / f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    try:  # from before the folder is there: a signal may come at any moment
+        _make(temporary)
         yield temporary
         _check_free(path, single, force)  # another export may have been quicker
         _take_place(temporary, path, single)
@@ -48,6 +45,16 @@ def placed(path: Path, *, single: bool, force: bool) -> Iterator[Path]:
         if made:
             with suppress(OSError):  # it is not empty: it holds the export
                 path.parent.rmdir()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise AlignError(
+            f"it cannot be written: {error.strerror or error}", where=str(folder.parent)
+        ) from None
 
 
 def _check_free(path: Path, single: bool, force: bool) -> None:
