@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -14,12 +15,16 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
+from mlx_align import api
+from mlx_align.runs import RunDirectory
 from mlx_align_tui.screens import PLACES, Place
 from mlx_align_tui.settings import TuiSettings
 from tests.tui.fake_engine import STARTED
 
 Engines = Callable[[str], list["subprocess.Popen[bytes]"]]
 ENGINE = Path(__file__).with_name("fake_chat.py")
+Held = tuple[threading.Event, threading.Event]
+"""Set when a run is being made; to be set so that it goes on."""
 DEADLINE = 30.0
 """Seconds after which something that should have happened has not."""
 
@@ -56,6 +61,21 @@ def every_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys for all screens, also for one that is not there: lines of keys must fit with them."""
     for name, needs in (("new_run", "nothing"), ("compare", "runs"), ("chat", "run"), ("export", "run")):
         monkeypatch.setitem(PLACES, name, Place(name, name, f"{name}:Screen", needs))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """Whether a run is being made, and what lets it go on."""
+    begun, go_on, prepare = threading.Event(), threading.Event(), api.prepare
+
+    def slowly(resolved: Any) -> RunDirectory:
+        begun.set()
+        go_on.wait()
+        return prepare(resolved)
+
+    monkeypatch.setattr(api, "prepare", slowly)
+    yield begun, go_on
+    go_on.set()
 
 
 @pytest.fixture

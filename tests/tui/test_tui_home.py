@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from textual.widgets import Input, Static
 
-from mlx_align import api
 from mlx_align.engine.launch import Engine
 from mlx_align.runs import RunDirectory, list_runs
 from mlx_align_tui.app import AlignApp
@@ -20,29 +17,11 @@ from mlx_align_tui.screens.monitor import MonitorScreen
 from mlx_align_tui.screens.quit import ConfirmScreen
 from mlx_align_tui.settings import TuiSettings
 from mlx_align_tui.widgets.runs_table import RunsTable, widths_for
-from tests.tui.conftest import play, until
+from tests.tui.conftest import Held, play, until
 from tests.tui.fake_engine import launcher, new_run, written
 from tests.tui.snapshots import SIZES, check_picture, footer_fits, in_one_line, seen, words
 
 SCRIPTS = (("ok", "orpo"), ("nan", "dpo"), ("abort", "simpo"), ("ok", "grpo"), ("oom", "orpo"))
-
-
-Held = tuple[threading.Event, threading.Event]
-
-
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
-    """Whether a run is being made, and what lets it go on."""
-    begun, go_on, prepare = threading.Event(), threading.Event(), api.prepare
-
-    def slowly(resolved: Any) -> RunDirectory:
-        begun.set()
-        go_on.wait()
-        return prepare(resolved)
-
-    monkeypatch.setattr(api, "prepare", slowly)
-    yield begun, go_on
-    go_on.set()
 
 
 def several(root: Path, steps: int = 40) -> None:

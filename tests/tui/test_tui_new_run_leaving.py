@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from mlx_align import api
 from mlx_align.runs import RunDirectory, list_runs
 from mlx_align_tui.app import AlignApp
 from mlx_align_tui.live.programs import Planning
@@ -34,21 +32,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Planning, "ask", lambda self, arguments: FITS)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "no-cache"))
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
-    """Whether a run is being made, and what lets it go on."""
-    begun, go_on, prepare = threading.Event(), threading.Event(), api.prepare
-
-    def slowly(resolved: Any) -> RunDirectory:
-        begun.set()
-        go_on.wait()
-        return prepare(resolved)
-
-    monkeypatch.setattr(api, "prepare", slowly)
-    yield begun, go_on
-    go_on.set()
 
 
 async def at_launch(app: AlignApp, pilot: Pilot[None]) -> NewRunScreen:
