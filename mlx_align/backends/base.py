@@ -131,7 +131,8 @@ class MemoryHabits:
         float_bytes: of one weight and one activation; None: as the model's files have them.
         widens: whether norms, rotations and the products with experts' factors, for want of kernels, are
             computed and kept in float32.
-        chunk_positions: (vocabulary, rows) -> positions whose logits exist at a time.
+        chunk_positions: (vocabulary, rows, whether layers are checkpointed) -> positions whose logits
+            exist at a time.
         head: with a gradient.
         head_plain: without.
         gated: activation's name -> arrays as wide as the MLP that act(gate(x)) * up(x) keeps.
@@ -144,7 +145,7 @@ class MemoryHabits:
 
     float_bytes: int | None
     widens: bool
-    chunk_positions: Callable[[int, int], int]
+    chunk_positions: Callable[[int, int, bool], int]
     head: Chunks
     head_plain: Chunks
     gated: Mapping[str, int]

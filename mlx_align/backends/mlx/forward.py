@@ -36,12 +36,14 @@ class Forward:
         shared: whether prompts may be read once for all their branches.
         vocabulary: V, for the size of a chunk.
         lanes: how many parts of a batch may be at the head together, for the same.
+        frugal: whether memory matters more than time, for the same.
     """
 
     model: SplitModel
     shared: bool
     vocabulary: int
     lanes: int = 1
+    frugal: bool = False
 
     def inputs(self, batch: Batch) -> Inputs:
         """What is read, from a batch with numpy arrays. One branch has nothing to share a prompt with."""
@@ -72,7 +74,7 @@ class Forward:
             self.model.logits if temperature == 1 else lambda x: self.model.logits(x) / temperature,
             self._features(inputs, batch.scored, width, held),
             batch.branch_ids.reshape(-1)[batch.scored],
-            chunk_positions(self.vocabulary, self.lanes, gpu_memory()),
+            chunk_positions(self.vocabulary, self.lanes, gpu_memory(), frugal=self.frugal),
             grad=grad,
         )
         grid = mx.zeros(n * width).at[batch.scored].add(logps).reshape(n, width)

@@ -64,10 +64,11 @@ def habits(device: str, float_bytes: int | None, limit: int) -> MemoryHabits:
     )
 
 
-def _positions(vocabulary: int, rows: int, *, lanes: int, gpu_memory: int) -> int:
+def _positions(vocabulary: int, rows: int, frugal: bool, *, lanes: int, gpu_memory: int) -> int:
     """Positions whose logits exist at a time.
 
     Lanes come to the head one after the other; but where chunks are long, about half of them are there.
     """
-    chunk = chunk_positions(vocabulary, lanes, gpu_memory)
-    return chunk * (1 + min(lanes, rows)) // 2 if chunk == chunk_least(lanes) else chunk
+    chunk = chunk_positions(vocabulary, lanes, gpu_memory, frugal=frugal)
+    is_long = chunk == chunk_least(lanes, frugal=frugal)
+    return chunk * (1 + min(lanes, rows)) // 2 if is_long else chunk

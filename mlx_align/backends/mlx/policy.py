@@ -83,10 +83,10 @@ class MlxPolicy:
         self._memory, self._divides, self._lanes = memory, lanes is not None, lanes or Lanes()
         dropouts = prepare(model)
         mx.eval(model.parameters())
-        reading = choose(model, self._lanes.count)
         if config is None:  # no reason of training keeps a model from generating
             checkpointing = "none"
-        else:
+        reading = choose(model, self._lanes.count, frugal=checkpointing == "layers")
+        if config is not None:
             reading.check("trained")
         trouble = trouble_together(model)
         self._together = trouble is None

@@ -65,8 +65,13 @@ class Reading:
             )
 
 
-def choose(model: nn.Module, lanes: int = 1) -> Reading:
-    """The fastest way of reading a model that agrees with the plain one on a tiny batch, in so many lanes.
+def choose(model: nn.Module, lanes: int = 1, *, frugal: bool = False) -> Reading:
+    """The fastest way of reading a model that agrees with the plain one on a tiny batch.
+
+    Args:
+        model: with its adapter.
+        lanes: as `Forward.lanes`.
+        frugal: as `Forward.frugal`.
 
     Raises:
         UsageError: the model cannot be computed at all.
@@ -81,7 +86,7 @@ def choose(model: nn.Module, lanes: int = 1) -> Reading:
     if trouble is not None:
         note = f"Prompts are read once for every answer instead of once for all, because {trouble}."
         notes = (*notes, note)
-    return Reading(Forward(split, trouble is None, plain.shape[-1], lanes), notes, untrue)
+    return Reading(Forward(split, trouble is None, plain.shape[-1], lanes, frugal), notes, untrue)
 
 
 def _needs_caches(model: nn.Module, ids: mx.array) -> tuple[bool, str | None]:

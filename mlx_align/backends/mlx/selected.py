@@ -32,20 +32,22 @@ of m positions computes m operations for each byte of a 16-bit head that it read
 do while it reads a byte, and 256 what a CUDA card can. This is arithmetic; it was not measured on Metal."""
 
 
-def chunk_least(lanes: int) -> int:
+def chunk_least(lanes: int, *, frugal: bool = False) -> int:
     """How many positions a chunk has at the least, where so many lanes may be at the head together."""
-    return max(CHUNK_ROWS, CHUNK_LEAST // lanes // CHUNK_ROWS * CHUNK_ROWS)
+    return CHUNK_ROWS if frugal else max(CHUNK_ROWS, CHUNK_LEAST // lanes // CHUNK_ROWS * CHUNK_ROWS)
 
 
-def chunk_positions(vocabulary: int, lanes: int = 1, gpu_memory: int = 0) -> int:
+def chunk_positions(vocabulary: int, lanes: int = 1, gpu_memory: int = 0, *, frugal: bool = False) -> int:
     """How many positions make a chunk.
 
     Args:
         vocabulary: V.
         lanes: how many may be at the head together.
         gpu_memory: bytes; 0: on a CPU.
+        frugal: whether a CPU is to save memory even where that takes time (at V = 152k and two lanes, up to a
+            tenth, for half of the head's memory). A GPU's chunk is a small share of its memory as it is.
     """
-    least = max(chunk_least(lanes), CHUNK_LOGITS // vocabulary // 16 * 16)
+    least = max(chunk_least(lanes, frugal=frugal and not gpu_memory), CHUNK_LOGITS // vocabulary // 16 * 16)
     roomy = int(gpu_memory * GPU_SHARE) // (4 * vocabulary) // 16 * 16
     return min(max(least, roomy), GPU_TIMES * least)
 

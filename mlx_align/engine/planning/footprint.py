@@ -366,7 +366,8 @@ class Arithmetic:
 
     def _chunk(self, shape: Shape, *, grad: bool) -> int:
         """What the head works with."""
-        chunk = self.habits.chunk_positions(self.model.vocabulary, shape.rows)
+        again = self._checkpointing == "layers"
+        chunk = self.habits.chunk_positions(self.model.vocabulary, shape.rows, again)
         copies = self.habits.head if grad else self.habits.head_plain
         own = min(chunk, shape.scored)
         before = min(chunk, shape.scored - own)  # where there are several, the last is often smaller

@@ -1,4 +1,4 @@
-"""How many freed buffers MLX may keep, and when they are given back."""
+"""How many freed buffers MLX may keep, when they are given back, and how long the head's chunks are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from mlx_align import backends, embedded
 from mlx_align.backends.base import MemoryUse
-from mlx_align.backends.mlx import forward, policy
+from mlx_align.backends.mlx import forward, policy, selected
+from mlx_align.backends.mlx.checkpointing import Checkpointing
 from mlx_align.backends.mlx.memory import cache_limit, gpu_memory, memory_of, to_be_cleared
 from mlx_align.backends.mlx.selected import chunk_positions
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
@@ -20,8 +21,8 @@ GIB = 1 << 30
 CPU, GPU = mx.Device(mx.cpu), mx.Device(mx.gpu)
 
 
-def made() -> Any:
-    backend = backends.create(BackendConfig(device="cpu"))
+def made(checkpointing: Checkpointing = "none") -> Any:
+    backend = backends.create(BackendConfig(device="cpu", checkpointing=checkpointing))
     return backend.load_policy(embedded.model_folder(), AdapterConfig(rank=2), OptimConfig(), 0)
 
 
@@ -70,15 +71,32 @@ def test_buffers_are_looked_at_when_the_shapes_change(monkeypatch: pytest.Monkey
     assert device == mx.cpu
 
 
-def test_chunks_know_the_gpus_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    chunks: list[int] = []
+@pytest.fixture
+def chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The chunks that the head is asked for."""
+    seen: list[int] = []
     original = forward.selected_logps
 
-    def seen(head: Any, features: Any, targets: Any, chunk: int, *, grad: bool) -> mx.array:
-        chunks.append(chunk)
+    def seeing(head: Any, features: Any, targets: Any, chunk: int, *, grad: bool) -> mx.array:
+        seen.append(chunk)
         return original(head, features, targets, chunk, grad=grad)
 
-    monkeypatch.setattr(forward, "selected_logps", seen)
+    monkeypatch.setattr(forward, "selected_logps", seeing)
+    return seen
+
+
+def test_layers_that_are_computed_again_have_short_chunks(
+    chunks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selected, "CHUNK_LOGITS", 0)  # as for a vocabulary without end
+    monkeypatch.setattr(selected, "CHUNK_LEAST", 1024)
+    batch = collate(support.examples()[:1])
+    for checkpointing in ("none", "attention", "layers"):
+        made(checkpointing).logps(batch)
+    assert chunks[0] == chunks[1] > chunks[2] == selected.CHUNK_ROWS
+
+
+def test_chunks_know_the_gpus_memory(chunks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     trained, batch = made(), collate(support.examples()[:1])
     trained.logps(batch)
     assert gpu_memory() == 0

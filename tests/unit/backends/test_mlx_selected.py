@@ -140,6 +140,12 @@ def test_lanes_share_what_is_least() -> None:
     assert chunk_positions(32_000, 2) == chunk_positions(32_000)
 
 
+def test_a_frugal_chunk_is_short_on_a_cpu_only() -> None:
+    assert [chunk_positions(152_000, lanes, frugal=True) for lanes in (1, 2, 16)] == [16, 16, 16]
+    assert chunk_positions(32_000, 2, frugal=True) == chunk_positions(32_000)
+    assert chunk_positions(152_000, 1, 48 << 30, frugal=True) == chunk_positions(152_000, 1, 48 << 30)
+
+
 def test_a_gpu_takes_longer_chunks_as_far_as_its_memory_lets_it() -> None:
     gib = 1 << 30
     assert [chunk_positions(152_000, 1, n * gib) for n in (5, 11, 24, 48, 80)] == [64, 64, 128, 256, 256]

@@ -233,8 +233,9 @@ def test_layers_that_are_computed_again_have_one_layers_factors(tmp_path: Path) 
 
 def test_a_gpus_longer_chunks_are_planned() -> None:
     of_metal, of_cpu = habits("mlx:metal", 2, METAL), habits("mlx:cpu", 4, METAL)
-    assert of_metal.chunk_positions(152_000, 4) == chunk_positions(152_000, 1, METAL) == 256
-    assert of_cpu.chunk_positions(32_000, 4) == chunk_positions(32_000)
+    for frugal in (False, True):
+        assert of_metal.chunk_positions(152_000, 4, frugal) == chunk_positions(152_000, 1, METAL) == 256
+        assert of_cpu.chunk_positions(32_000, 4, frugal) == chunk_positions(32_000)
 
 
 def test_parts_add_up() -> None:
