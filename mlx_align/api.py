@@ -282,7 +282,7 @@ def export_run(
         to: "mlx", "peft", "gguf-adapter", "gguf", "hf", "mlx-fused", "ollama", "lmstudio" or "hub".
         out: the folder or file to make; None: inside the run.
         checkpoint: a checkpoint's name, or "best"; None: the finished adapter, else the best checkpoint, else
-            the newest.
+            (or where the best is the untrained model) the newest.
         progress: called with what begins and what it is about.
         options: the fields of `engine.exporting.Options`, such as type="q8_0" or verify=False.
 

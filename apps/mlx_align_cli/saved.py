@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 
 PAIRS = "preferences.jsonl"
 """The pairs that a person kept in a chat."""
+COPIES = "pairs"
+"""The folder beside the runs with copies of such pairs, made for runs that learn from them."""
+MANIFEST = "mlx-align.json"
+"""What lies in an export's folder, or beside its file; as in `engine.exporting.manifest`."""
+USUAL_ADAPTER = (
+    "the finished adapter, else the best checkpoint, "
+    "else (or where the best is the untrained model) the newest"
+)
+"""Which adapter is meant where none is named; what `runs.chosen.adapter_of` does, in words."""
 
 
 def metrics_of(checkpoint: Path) -> dict[str, float | None]:
@@ -35,13 +44,24 @@ def irreplaceable(run: RunDirectory) -> str:
     """What a run holds that its training did not make, such as "60 kept pairs and 2 exports"; "" for nothing.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: its pairs cannot be read.
     """
     from mlx_align.preferences import count
 
-    pairs = count(run.path / PAIRS)
+    pairs, exports = count(run.path / PAIRS), len(exports_of(run))
+    copies = run.path.parent / COPIES
+    kept = plural(pairs, "kept pair")
+    if any(copies.glob(f"{run.name}-????????.jsonl")):
+        kept += f" (copies made for other runs stay in {copies.name}/)"
+    held = [kept] if pairs else []
+    held += [plural(exports, "export")] if exports else []
+    return " and ".join(held)
+
+
+def exports_of(run: RunDirectory) -> dict[Path, Path]:
+    """A run's exports by name, folders and files, each with its manifest; what is being made is none yet."""
     folder = run.path / "exports"
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    exports = sum(not name.startswith(".") and not name.endswith(".mlx-align.json") for name in names)
-    counted = ((pairs, "kept pair"), (exports, "export"))
-    return " and ".join(plural(number, what) for number, what in counted if number)
+    found = {manifest.parent: manifest for manifest in folder.glob(f"*/{MANIFEST}")}
+    for manifest in folder.glob(f"*.{MANIFEST}"):
+        found[manifest.with_name(manifest.name.removesuffix(f".{MANIFEST}"))] = manifest
+    return {path: found[path] for path in sorted(found) if not path.name.startswith(".")}

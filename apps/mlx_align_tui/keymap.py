@@ -28,6 +28,11 @@ ANSWERS: list[BindingType] = [
     Binding("right,down,l", "app.focus_next", "Next answer", id="answers.next", show=False),
 ]
 """Of questions with buttons."""
+FIELDS: list[BindingType] = [
+    Binding("up", "app.focus_previous", "Field before", id="form.before", show=False),
+    Binding("down,enter", "app.focus_next", "Next field", id="form.next", show=False),
+]
+"""Of forms, and of whatever else has fields one below the other."""
 UP_AND_DOWN: list[BindingType] = [
     Binding("j", "app.press('down')", "Down", id="vim.down", show=False),
     Binding("k", "app.press('up')", "Up", id="vim.up", show=False),

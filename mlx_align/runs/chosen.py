@@ -27,16 +27,22 @@ def best_checkpoint(run: RunDirectory) -> Path | None:
     return latest.with_name(str(name)) if latest and name else None
 
 
+def made_of(run: RunDirectory) -> Path | None:
+    """The checkpoint that a finished run's adapter is a copy of; it may be gone. None: not known."""
+    return best_checkpoint(run) or run.checkpoints().latest()
+
+
 def adapter_of(run: RunDirectory, checkpoint: str | None) -> Path:
     """The adapter that answers, is served and is exported.
 
     Args:
         run: the run.
         checkpoint: a checkpoint's name, or "best"; None: the finished adapter, else the best checkpoint, else
-            the newest. Where nothing better than the beginning was seen yet, that is the newest too.
+            (or where the best is the untrained model) the newest.
 
     Raises:
         UsageError: there is none.
+        AlignError: the run's configuration cannot be read.
     """
     saved = run.checkpoints()
     if checkpoint is not None:
@@ -57,8 +63,10 @@ def adapter_of(run: RunDirectory, checkpoint: str | None) -> Path:
             "the run has saved no adapter yet", where=run.name, hint="Wait for its first checkpoint."
         )
     best = best_checkpoint(run)
-    learnt = best is not None and best in paths and facts_of(best).get("step") != 0
-    return best if best is not None and learnt else paths[-1]
+    if best is None or best not in paths:
+        return paths[-1]
+    untrained = facts_of(best).get("step") == 0 and run.config().adapter.start is None
+    return paths[-1] if untrained else best
 
 
 def model_of(run: RunDirectory) -> Path:

@@ -17,12 +17,17 @@ from textual.pilot import Pilot
 
 from mlx_align import api
 from mlx_align.runs import RunDirectory
+from mlx_align_tui.live import exporting
+from mlx_align_tui.live.targets import Weights
 from mlx_align_tui.screens import PLACES, Place
 from mlx_align_tui.settings import TuiSettings
 from tests.tui.fake_engine import STARTED
 
 Engines = Callable[[str], list["subprocess.Popen[bytes]"]]
 ENGINE = Path(__file__).with_name("fake_chat.py")
+EXPORT = Path(__file__).with_name("fake_export.py")
+WEIGHTS = Weights(parameters=596_000_000, stored=1_192_000_000, quantised=False, adapter=9_200_000)
+MACHINE = frozenset({"mlx", "torch", "peft", "llama", "hub"})
 Held = tuple[threading.Event, threading.Event]
 """Set when a run is being made; to be set so that it goes on."""
 DEADLINE = 30.0
@@ -105,3 +110,11 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
         return started
 
     return use
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Make the program that exports a scripted one, on a machine that is always the same."""
+    monkeypatch.setattr("mlx_align_tui.screens.export.screen.here", lambda: MACHINE)
+    monkeypatch.setattr("mlx_align_tui.screens.export.screen.weigh", lambda run: WEIGHTS)
+    return lambda name: monkeypatch.setattr(exporting, "PROGRAM", [str(EXPORT), name])

@@ -78,13 +78,22 @@ def export(script: str, target: str, run: Path, arguments: list[str], writing: P
     writing.rename(path)
     verification = UNVERIFIED if script == "blind" else GOOD
     (path / "model.bin").write_bytes(b"0" * 16_900)
-    facts = {"target": target, "verification": verification, "arguments": arguments}
+    origin = {"step": step_of(run, arguments)}
+    facts = {"target": target, "verification": verification, "provenance": origin, "arguments": arguments}
     (path / "mlx-align.json").write_text(json.dumps(facts))
     say(
         type="exported", target=target, path=f"exports/{target}", size=16_900_000,
         verification=verification, notes=["the tokenizer is the base's"], next=f"use {target}", url=None,
     )  # fmt: skip
     return 0
+
+
+def step_of(run: Path, arguments: list[str]) -> int:
+    """The step that is exported: of the checkpoint that is named, else of the best; 0 if there is none."""
+    names = [word.partition("=")[2] for word in arguments if word.startswith("--checkpoint=")]
+    for newest in sorted((run / "checkpoints").glob("*/trainer.json"))[-1:]:
+        names.append(json.loads(newest.read_text())["best_checkpoint"])
+    return int(names[0].rpartition("-")[2]) if names else 0
 
 
 if __name__ == "__main__":

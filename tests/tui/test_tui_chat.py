@@ -12,6 +12,7 @@ from textual.widgets._footer import FooterKey
 
 from mlx_align.chat import Turn
 from mlx_align.data import load_dataset
+from mlx_align.errors import AlignError
 from mlx_align.runs import list_runs
 from mlx_align_tui import settings as remembered
 from mlx_align_tui.app import AlignApp
@@ -155,6 +156,29 @@ def test_while_a_pair_is_written_the_conversation_waits(
             await pilot.press("enter")
             await until(pilot, lambda: len(said(chat)) == 4 and not chat.busy)
             assert chat.talk.history[-1].content == "base 0: one"
+
+    play(story())
+
+
+@pytest.mark.parametrize("error", [AlignError("no"), OSError(28, "No space left"), ValueError("odd")])
+def test_a_pair_that_cannot_be_kept_can_be_chosen_again(
+    root: Path, settings: TuiSettings, engines: Engines, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    engines("ok")
+
+    def fail(pairs: Pairs, *said: Any) -> None:
+        raise error
+
+    async def story() -> None:
+        async with chatting(root, settings) as (pilot, chat):
+            bubble = await ask(pilot, chat, "one")
+            with monkeypatch.context() as broken:
+                broken.setattr(Pairs, "keep", fail)
+                await pilot.press("less_than_sign")
+                await until(pilot, lambda: chat.app._notifications and not chat.pairs.busy)
+            assert bubble.exchange.chosen is None
+            await pilot.press("less_than_sign")
+            await until(pilot, lambda: bubble.exchange.chosen == 0)
 
     play(story())
 

@@ -14,7 +14,8 @@ from textual.widgets import Input, Static
 
 from mlx_align.errors import UsageError
 from mlx_align.runs import RunLock
-from mlx_align.runs.chosen import adapter_of
+from mlx_align.runs.chosen import adapter_of, made_of
+from mlx_align.toml import to_toml
 from mlx_align_tui.live.adapters import adapters_of, pick
 from mlx_align_tui.screens.chat import ChatScreen
 from mlx_align_tui.screens.chat.weights import WeightsScreen
@@ -144,11 +145,26 @@ def test_adapters_of_a_run_and_which_answers(root: Path) -> None:
     run.adapter.mkdir()
     assert pick(adapters_of(run), None).folder == run.adapter, "this one stays"
     shutil.rmtree(run.path / "checkpoints" / "step-000040")
-    assert [adapter.title for adapter in adapters_of(run)] == ["step 100", "step 20", "best"]
+    labels = [adapter.label for adapter in adapters_of(run)]
+    assert labels == ["step 100 newest", "step 20", "finished ★ best"]
+    assert made_of(run) == run.path / "checkpoints" / "step-000040", "which is gone"
+    shutil.rmtree(run.path / "checkpoints")
+    assert [adapter.label for adapter in adapters_of(run)] == ["finished newest"]
+    assert made_of(run) is None
+
+
+def test_the_beginning_may_be_the_best_of_a_run_that_began_with_an_adapter(root: Path) -> None:
+    run = written(root, steps=60)
+    save(run, 0, 60, best=0)
+    assert pick(adapters_of(run), None).step == 60, "the beginning is the untrained model"
+    config = run.config()
+    begun = config.model_copy(update={"adapter": config.adapter.model_copy(update={"start": "an/adapter"})})
+    (run.path / "config.toml").write_text(to_toml(begun), encoding="utf-8")
+    assert pick(adapters_of(run), None).step == 0
 
 
 @pytest.mark.parametrize("finished", [False, True])
-@pytest.mark.parametrize("best", [None, 0, 40, 80])  # 0: nothing is better than the beginning; 80: removed
+@pytest.mark.parametrize("best", [None, 0, 40, 80])  # 0: the untrained model; 80: removed
 def test_chat_and_the_other_commands_take_the_same_adapter(
     root: Path, best: int | None, finished: bool
 ) -> None:

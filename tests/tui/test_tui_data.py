@@ -249,7 +249,8 @@ def test_a_folder_is_copied_with_what_is_held_out(
             await until(pilot, lambda: isinstance(screen.focused, Choice))
             assert "train.jsonl and valid.jsonl" in seen(app)
             assert "will be written: mapped/" in seen(app)
-            screen.query_one("#write").focus()
+            await pilot.press("enter", "enter", "down")
+            assert screen.focused is screen.query_one("#write")
             await pilot.press("enter")
             await until(pilot, lambda: scripted.opened[-1][0] == tmp_path / "mapped")
             files = data_files(screen.path)
@@ -268,6 +269,9 @@ def test_copies_are_written_all_or_none(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == files, "nothing is left of the first"
     (tmp_path / "mapped").mkdir()
     assert target_of(files) == tmp_path / "mapped-2"
+    files[1].write_text('{"question": "Who?"}\n')
+    with pytest.raises(DataError, match="of this name already"):
+        write_copy(files, {"prompt": "question"}, tmp_path / "mapped")
 
 
 def test_data_that_cannot_be_read_says_why(scripted: type[Scripted], root: Path, file: Path) -> None:

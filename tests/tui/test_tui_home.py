@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -11,7 +12,10 @@ from textual.widgets import Input, Static
 
 from mlx_align.engine.launch import Engine
 from mlx_align.runs import RunDirectory, list_runs
+from mlx_align_cli.saved import irreplaceable
 from mlx_align_tui.app import AlignApp
+from mlx_align_tui.live.exporting import existing
+from mlx_align_tui.live.talking import snapshot
 from mlx_align_tui.screens.home import HomeScreen
 from mlx_align_tui.screens.monitor import MonitorScreen
 from mlx_align_tui.screens.quit import ConfirmScreen
@@ -99,10 +103,18 @@ def test_a_run_that_vanishes_leaves_the_list_and_the_marks(root: Path, settings:
 def test_what_cannot_be_made_again_is_named_before_it_is_deleted(root: Path, settings: TuiSettings) -> None:
     run = written(root, steps=20)
     (run.path / "preferences.jsonl").write_text("{}\n" * 60, encoding="utf-8")
+    facts = json.dumps({"target": "x", "provenance": {"step": 20}, "verification": {}})
     for name in ("mlx", ".half"):
         (run.path / "exports" / name).mkdir(parents=True)
-    for name in ("x.gguf", "x.gguf.mlx-align.json"):
-        (run.path / "exports" / name).touch()
+        (run.path / "exports" / name / "mlx-align.json").write_text(facts, encoding="utf-8")
+    (run.path / "exports" / "x.gguf").touch()
+    (run.path / "exports" / "x.gguf.mlx-align.json").write_text(facts, encoding="utf-8")
+    (run.path / "exports" / "notes.txt").touch()
+    assert [one.path.name for one in existing(run)] == ["mlx", "x.gguf"]
+    (root / "pairs").mkdir()
+    (root / "pairs" / f"{run.name}-2-01234567.jsonl").touch()  # of another run
+    assert irreplaceable(run) == "60 kept pairs and 2 exports"
+    snapshot(run)
 
     async def story() -> None:
         app = AlignApp(root, settings=settings)
@@ -111,8 +123,41 @@ def test_what_cannot_be_made_again_is_named_before_it_is_deleted(root: Path, set
             await pilot.press("d")
             await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
             said = str(app.screen.query_one(Static).render())
-            assert "removed for good, and with them 60 kept pairs and 2 exports." in said
+            kept = "60 kept pairs (copies made for other runs stay in pairs/)"
+            assert f"removed for good, and with them {kept} and 2 exports." in said
 
+    play(story())
+
+
+def test_the_question_is_not_asked_over_another_screen(
+    root: Path, settings: TuiSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(root, steps=20)
+    begun, go_on, counted = threading.Event(), threading.Event(), threading.Event()
+
+    def slowly(run: RunDirectory) -> str:
+        begun.set()
+        go_on.wait()
+        return "60 kept pairs"
+
+    async def story() -> None:
+        app = AlignApp(root, settings=settings)
+        async with app.run_test(size=(80, 24)) as pilot:
+            home = home_of(app)
+            ask = home._ask_to_delete
+            monkeypatch.setattr(home, "_ask_to_delete", lambda *said: (ask(*said), counted.set()))
+            await until(pilot, lambda: home.entries)
+            try:
+                await pilot.press("d")
+                await until(pilot, begun.is_set)
+                app.go("doctor")
+                await until(pilot, lambda: app.screen is not home)
+            finally:
+                go_on.set()
+            await until(pilot, counted.is_set)
+            assert not isinstance(app.screen, ConfirmScreen)
+
+    monkeypatch.setattr("mlx_align_tui.screens.home.irreplaceable", slowly)
     play(story())
 
 

@@ -16,6 +16,7 @@ from mlx_align.errors import ConfigError, UsageError
 from mlx_align.paths import typed
 from mlx_align_cli import naming, options
 from mlx_align_cli.display.text import clean
+from mlx_align_cli.saved import USUAL_ADAPTER
 
 if TYPE_CHECKING:
     from mlx_align.config import RunConfig
@@ -31,8 +32,7 @@ Checkpoint = Annotated[
     str | None,
     typer.Option(
         "--checkpoint", metavar="NAME",
-        help="Use this checkpoint of the run, e.g. step-000050, or 'best' "
-        "(default: the finished adapter, else the best, else the newest).",
+        help=f"Use this checkpoint of the run, e.g. step-000050, or 'best' (default: {USUAL_ADAPTER}).",
     ),
 ]  # fmt: skip
 EXAMPLES = options.examples(

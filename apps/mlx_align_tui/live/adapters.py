@@ -12,7 +12,7 @@ from mlx_align_cli.display.listing import headline
 from mlx_align_cli.saved import metrics_of, step_of
 
 FINISHED = "adapter"
-"""What the finished run's adapter is called where its checkpoint is gone."""
+"""The name of the finished run's adapter where its checkpoint is gone."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Adapter:
     @property
     def title(self) -> str:
         """What it is called, such as "step 80"."""
-        return "best" if self.step is None else f"step {self.step:,}"
+        return "finished" if self.step is None else f"step {self.step:,}"
 
     @property
     def marks(self) -> str:
@@ -54,6 +54,11 @@ class Adapter:
         return f"{self.title} {self.marks}".strip()
 
     @property
+    def brief(self) -> str:
+        """The same where there is little room: a best one that is the newest too is called the best."""
+        return f"{self.title} ★ best" if self.best else self.label
+
+    @property
     def measured(self) -> str:
         """The metrics that say most."""
         return headline(dict(self.metrics)) if self.metrics else ""
@@ -65,14 +70,14 @@ def adapters_of(run: RunDirectory) -> list[Adapter]:
     Raises:
         UsageError: the run has saved none yet.
     """
-    from mlx_align.runs.chosen import adapter_of, best_checkpoint  # loads numpy
+    from mlx_align.runs.chosen import adapter_of, best_checkpoint, made_of  # loads numpy
 
-    paths, best, finished = run.checkpoints().paths(), best_checkpoint(run), run.adapter.is_dir()
-    made_of = best or next(iter(paths[-1:]), None)  # the finished adapter is a copy of it
+    paths, best = run.checkpoints().paths(), best_checkpoint(run)
+    finished = made_of(run) if run.adapter.is_dir() else None
     found = [
         Adapter(
             path.name,
-            run.adapter if path == made_of and finished else path,  # a checkpoint may be removed
+            run.adapter if path == finished else path,  # a checkpoint may be removed
             step_of(path),
             path == best,
             path == paths[-1],
@@ -80,9 +85,8 @@ def adapters_of(run: RunDirectory) -> list[Adapter]:
         )
         for path in reversed(paths)
     ]
-    lost = best is not None and best not in paths
-    if finished and (lost or not found):
-        found.append(Adapter(FINISHED, run.adapter, best=True, newest=not found))
+    if run.adapter.is_dir() and finished not in paths:
+        found.append(Adapter(FINISHED, run.adapter, best=best is not None, newest=not found))
     if not found:
         raise UsageError("the run has saved no adapter yet", where=run.name, hint=_how(run))
     usual = adapter_of(run, None)

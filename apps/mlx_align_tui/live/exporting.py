@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import tempfile
@@ -14,13 +15,12 @@ from typing import IO, Any, cast
 
 from mlx_align.errors import InterruptedRunError
 from mlx_align.runs import RunDirectory
+from mlx_align_cli.saved import MANIFEST, exports_of
 from mlx_align_tui.live import reaping
 from mlx_align_tui.live.programs import PROGRAM, error_told, start
 
 GRACE = 5.0
 """Seconds that a cancelled export has to take away what it wrote."""
-MANIFEST = "mlx-align.json"
-"""What lies in an export's folder, or beside its file; as in `engine.exporting.manifest`."""
 
 Message = dict[str, Any]
 
@@ -50,6 +50,7 @@ class Exporting:
             InterruptedRunError: it was cancelled.
             AlignError: it failed, and no message said so.
         """
+        before = self._made()
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
             process = self._start(log)
             failed = False
@@ -64,10 +65,17 @@ class Exporting:
             if code == -signal.SIGKILL:
                 reaping.clear(self._folder, process.pid)
             if self._cancelled and code:  # else it was done before it was told
-                raise InterruptedRunError("it was cancelled, and nothing is left of it")
+                raise InterruptedRunError(_cancelled(self._made() - before))
             if code and not failed:
                 log.seek(0)
                 raise error_told(code, log.read())
+
+    def _made(self) -> set[tuple[str, int]]:
+        """What lies in the folder under its name, and which of that name it is."""
+        if not self._folder.is_dir():
+            return set()
+        with os.scandir(self._folder) as items:
+            return {(item.name, item.inode()) for item in items if not item.name.startswith(".")}
 
     def _start(self, log: IO[str]) -> subprocess.Popen[str]:
         with self._lock:
@@ -93,6 +101,14 @@ class Exporting:
                 self._reaper = reaping.begin(process.pid, GRACE, self._folder)
 
 
+def _cancelled(left: set[tuple[str, int]]) -> str:
+    """What became of an export that was cancelled: one that was made, and not yet uploaded, stays."""
+    names = sorted(name for name, _ in left if not name.endswith(MANIFEST))
+    if not names:
+        return "it was cancelled, and nothing is left of it"
+    return f"it was cancelled after it was made: {', '.join(names)} stays among the exports"
+
+
 @dataclass(frozen=True)
 class Existing:
     """An export that is there.
@@ -100,23 +116,21 @@ class Existing:
     Attributes:
         path: the folder or file.
         target: where it was to go.
+        step: the updates that its adapter has seen.
         size: its bytes.
         verification: as `Verification.json` made it; what came of it when it was made.
     """
 
     path: Path
     target: str
+    step: int
     size: int
     verification: Message
 
 
 def existing(run: RunDirectory) -> list[Existing]:
     """The exports in a run's folder, by name."""
-    found = []
-    for manifest in sorted((run.path / "exports").glob(f"*/{MANIFEST}")):
-        found.append(_existing(manifest.parent, manifest))
-    for manifest in sorted((run.path / "exports").glob(f"*.{MANIFEST}")):
-        found.append(_existing(manifest.with_name(manifest.name.removesuffix(f".{MANIFEST}")), manifest))
+    found = [_existing(path, manifest) for path, manifest in exports_of(run).items()]
     return [one for one in found if one is not None]
 
 
@@ -125,6 +139,7 @@ def _existing(path: Path, manifest: Path) -> Existing | None:
         files = [item for item in path.rglob("*") if item.is_file()] if path.is_dir() else [path]
         facts = json.loads(manifest.read_text(encoding="utf-8"))
         size = sum(file.stat().st_size for file in files)
-        return Existing(path, str(facts["target"]), size, dict(facts["verification"]))
+        target, step = str(facts["target"]), int(facts["provenance"]["step"])
+        return Existing(path, target, step, size, dict(facts["verification"]))
     except (OSError, ValueError, KeyError, TypeError):  # not whole, or being removed just now
         return None

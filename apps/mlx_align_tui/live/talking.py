@@ -17,7 +17,7 @@ from mlx_align.config import RunConfig
 from mlx_align.errors import AlignError
 from mlx_align.runs import RunDirectory
 from mlx_align.runs.atomic import write_bytes
-from mlx_align_cli.saved import PAIRS
+from mlx_align_cli.saved import COPIES, PAIRS
 from mlx_align_tui.live.adapters import Adapter, adapters_of, pick
 
 INTERVAL = 0.03
@@ -53,7 +53,7 @@ class Partner:
 
         Args:
             run: the run.
-            name: the adapter's name; None: the best, else the newest.
+            name: the adapter's name; None: the usual one, see `runs.chosen.adapter_of`.
 
         Raises:
             AlignError: there is no adapter, or it cannot be loaded, or `close` came meanwhile.
@@ -174,7 +174,7 @@ def snapshot(run: RunDirectory) -> Path:
         OSError: they cannot be read, or the copy cannot be written.
     """
     pairs = (run.path / PAIRS).read_bytes()
-    copy = run.path.parent / "pairs" / f"{run.name}-{hashlib.sha256(pairs).hexdigest()[:8]}.jsonl"
+    copy = run.path.parent / COPIES / f"{run.name}-{hashlib.sha256(pairs).hexdigest()[:8]}.jsonl"
     copy.parent.mkdir(exist_ok=True)
     write_bytes(copy, pairs)
     return copy

@@ -26,8 +26,8 @@ from mlx_align_tui.screens import PLACES
 from mlx_align_tui.screens.base import AlignScreen
 from mlx_align_tui.screens.quit import ConfirmScreen
 from mlx_align_tui.widgets.badge import colour
+from mlx_align_tui.widgets.empty_runs import EmptyRuns
 from mlx_align_tui.widgets.facts import Facts
-from mlx_align_tui.widgets.keyed import Keyed
 from mlx_align_tui.widgets.runs_table import RunsTable
 
 if TYPE_CHECKING:
@@ -51,27 +51,7 @@ metric while training.
 Mark runs with <<runs.mark>> to compare them. A stopped, failed or crashed run goes on from its last
 checkpoint with <<runs.resume>>.
 """
-EMPTY = """\
-[b $accent]No runs here yet.[/]
-
-A run takes a model and pairs of answers, a better and a
-worse one, and teaches the model to prefer the better kind.
-
-  [b $accent]<<runs.demo>>[/]  [b]try the demo:[/] the small model and the sample data
-     that come with this program, about a minute, no download
-  [b $accent]<<runs.new>>[/]  [b]a new run[/] with your own model and data
-  [b $accent]<<app.help>>[/]  what the keys do
-
-[$quiet]Runs will be kept in {folder}[/]"""
 HANGS = "open it: <<monitor.stop>> there asks whether to end it at once"
-
-
-class EmptyRuns(Keyed, can_focus=True):
-    """What is shown where there is no run; it has keys of its own."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("d", "screen.demo", "Try the demo", id="runs.demo"),
-    ]
 
 
 class HomeScreen(AlignScreen):
@@ -128,7 +108,7 @@ class HomeScreen(AlignScreen):
             with Vertical(id="side"):
                 yield Facts(id="facts")
         yield Static("looking for runs ...", id="looking", classes="quiet")
-        yield EmptyRuns(EMPTY.format(folder=plain(str(self.app.root))), id="empty")
+        yield EmptyRuns(self.app.root)
 
     def on_mount(self) -> None:
         """Begin to look."""
@@ -362,6 +342,8 @@ class HomeScreen(AlignScreen):
         self.work(lambda: irreplaceable(run), lambda found: self._ask_to_delete(run, found), group="delete")
 
     def _ask_to_delete(self, run: RunDirectory, with_it: str) -> None:
+        if not self.is_active:  # one has gone elsewhere while it was counted
+            return
         gone = "Its configuration, log, checkpoints and adapter are removed for good"
         gone += f", and with them {with_it}." if with_it else "."
         self.app.push_screen(

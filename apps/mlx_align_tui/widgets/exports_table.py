@@ -11,7 +11,7 @@ from textual.widgets import DataTable
 from mlx_align_cli.display.text import one_line, percent, size
 from mlx_align_tui.live.exporting import Existing
 
-WIDTHS = {"target": 12, "name": 27, "size": 8, "when it was made": 23}
+WIDTHS = {"target": 12, "name": 20, "step": 6, "size": 8, "when it was made": 23}
 PADDING = 2
 
 
@@ -40,6 +40,7 @@ class ExportsTable(DataTable[Text]):
             self.add_row(
                 Text(one.target, style="bold"),
                 Text(one_line(one.path.name, self._room)),
+                Text(f"{one.step:,}", justify="right"),
                 Text(size(one.size), justify="right"),
                 self._verified(one),
             )

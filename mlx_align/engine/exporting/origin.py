@@ -18,7 +18,7 @@ from mlx_align.export.base import Base
 from mlx_align.export.provenance import Provenance, base_name, without_folders
 from mlx_align.run_state import RunState
 from mlx_align.runs import RunDirectory
-from mlx_align.runs.chosen import adapter_of, best_checkpoint, model_of
+from mlx_align.runs.chosen import adapter_of, made_of, model_of
 from mlx_align.runs.directory import slug
 from mlx_align.settings import cache_path
 from mlx_align.toml import without_none
@@ -114,7 +114,7 @@ def _provenance(run: RunDirectory, config: RunConfig, folder: Path, adapter: Pat
 def _step(run: RunDirectory, adapter: Path, state: RunState) -> int:
     """The updates that an adapter has seen: those of the checkpoint that it is, or was made of."""
     if adapter == run.adapter:
-        adapter = best_checkpoint(run) or run.checkpoints().latest() or adapter
+        adapter = made_of(run) or adapter
     number = adapter.name.split("-")[1:2]
     return int(number[0]) if number else state.step
 

@@ -149,6 +149,7 @@ def test_rm_asks_and_refuses_what_runs(cli, runs, monkeypatch):
 def test_rm_names_what_cannot_be_made_again(cli, runs):
     (runs[0].path / "preferences.jsonl").write_text("{}\n", encoding="utf-8")
     (runs[0].path / "exports" / "gguf").mkdir(parents=True)
+    (runs[0].path / "exports" / "gguf" / "mlx-align.json").touch()
     asked = cli("runs", "rm", runs[0].name, runs[1].name).err
     assert f"Remove {runs[0].name} (with 1 kept pair and 1 export), {runs[1].name}?" in asked
 

@@ -43,7 +43,7 @@ class ChatScreen(AlignScreen):
 
     Attributes:
         order: who can be asked, from left to right; nobody as long as nothing is loaded.
-        wanted: the name of the adapter that was chosen, None for the best.
+        wanted: the name of the adapter that was chosen, None for the usual one.
         busy: whether an answer is being given.
     """
 
@@ -258,29 +258,29 @@ class ChatScreen(AlignScreen):
             self.app.tell(error)
             return
 
-        def keep() -> AlignError | None:
+        def keep() -> None:
             try:
                 self.pairs.keep(prompt, better, worse)
-            except AlignError as error:
-                return error
-            return None
+            except BaseException:
+                self.app.call_from_thread(self._settle)
+                raise
 
-        def kept(problem: AlignError | None) -> None:
-            self.pairs.busy = False
-            if problem is not None:
-                self.app.tell(problem)
-                self._say()
-                return
+        def kept(_: None) -> None:
             voice, number = self.talk.choose(place), self.pairs.count
             for bubble in self.query(Bubble):
                 bubble.settle()
             self.notify(
                 f"The {voice} answer is better: pair {number} of {self.pairs.file.name}", markup=False
             )
-            self._say()
+            self._settle()
 
         self.pairs.busy, prompt = True, self.talk.prompt
         self.work(keep, kept, group="keep")
+        self._say()
+
+    def _settle(self) -> None:
+        """A pair is kept, or could not be."""
+        self.pairs.busy = False
         self._say()
 
     def on_bubble_preferred(self, event: Bubble.Preferred) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from mlx_align.errors import AlignError
+from mlx_align_cli.saved import USUAL_ADAPTER
 from mlx_align_tui.plain import plain
 
 ANSWERING = "[$primary]answering[/]"
 STOPPING = "[$warning]stopping; again ends the engine[/]"
 
-HELP = """\
+HELP = f"""\
 # Chat
 
 The model as it was before the run (*base*) and with what it has learnt (*tuned*) answer the same question
@@ -16,8 +17,8 @@ with the same seed. **<<chat.left>>** or **<<chat.right>>**, or a click, says wh
 pair is kept in the run's `preferences.jsonl`, and the conversation goes on from it. Without a choice it goes
 on from the tuned answer.
 
-**<<chat.weights>>** chooses which of the run's checkpoints answers as *tuned*: the best one, unless you say
-otherwise. A run that still trains can be talked to from its first checkpoint on.
+**<<chat.weights>>** chooses which of the run's checkpoints answers as *tuned*; unless you say otherwise it
+is {USUAL_ADAPTER}. A run that still trains can be talked to from its first checkpoint on.
 
 **blind** shuffles the two and hides their names until you have chosen. **temperature** 0 always takes the
 likeliest token, so that another seed changes nothing; 0.7 is lively. **<<chat.retry>>** asks again with the

@@ -16,9 +16,10 @@ from textual.widgets import Button, Static
 
 from mlx_align.data.columns import OPTIONAL, WANTED, columns, copy_path, guess, missing, write_mapped
 from mlx_align.data.sources import data_files
-from mlx_align.errors import AlignError
+from mlx_align.errors import AlignError, DataError
 from mlx_align.methods.base import RowKind
 from mlx_align_cli.display.text import one_line
+from mlx_align_tui.keymap import FIELDS
 from mlx_align_tui.plain import plain
 from mlx_align_tui.widgets.choice import Choice
 
@@ -76,6 +77,9 @@ def write_copy(files: Sequence[Path], mapping: dict[str, str], target: Path) -> 
         DataError: the target exists, or a row lacks one of the columns.
         OSError: the copies cannot be written.
     """
+    if os.path.lexists(target):  # an empty folder would be replaced
+        message = "there is a file or folder of this name already"
+        raise DataError(message, where=str(target), hint="Move it away, or give it another name.")
     if len(files) == 1:
         return write_mapped(files[0], mapping, target)
     with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as made:
@@ -88,6 +92,8 @@ def write_copy(files: Sequence[Path], mapping: dict[str, str], target: Path) -> 
 
 class Mapping(VerticalScroll, can_focus=False):
     """A line for each column that is wanted."""
+
+    BINDINGS = FIELDS
 
     class Asked(Message):
         """A copy is to be written."""

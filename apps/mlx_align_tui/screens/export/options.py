@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mlx_align_cli.saved import USUAL_ADAPTER
 from mlx_align_tui.live.targets import KINDS, USUAL, options_of
 from mlx_align_tui.screens.new_run.fields import Spec
 
@@ -49,7 +50,8 @@ EXPLANATIONS = {
     "folder is made, and the command for it is shown.",
     "repo": "owner/name on the hub, which must be given; in LM Studio publisher/model.",
     "public": "[b]private[/]: only you see it on the hub. [b]public[/]: everybody does.",
-    STEP: "Which of the run's checkpoints is exported, for all targets: the best, unless you say otherwise.",
+    STEP: "Which of the run's checkpoints is exported, for all targets; unless you say otherwise it is "
+    f"{USUAL_ADAPTER}.",
     "verify": "The export is loaded by the program that will use it and compared with the model that was "
     "trained, before it gets its name. [b]no[/] leaves that out.",
     "there": "What happens if there is an export of this name already.",

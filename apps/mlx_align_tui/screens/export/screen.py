@@ -11,13 +11,13 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.message import Message
 from textual.widgets import DataTable, Static, TabbedContent, TabPane
 
-from mlx_align.errors import AlignError
+from mlx_align.errors import AlignError, UsageError
 from mlx_align.runs import RunDirectory
 from mlx_align_tui.live.adapters import Adapter, adapters_of, pick
 from mlx_align_tui.live.exporting import Existing, Exporting, existing
 from mlx_align_tui.live.targets import KINDS, Weights, here, weigh
 from mlx_align_tui.plain import plain
-from mlx_align_tui.screens.base import AlignScreen
+from mlx_align_tui.screens.base import ROOMY, AlignScreen
 from mlx_align_tui.screens.export import texts
 from mlx_align_tui.screens.export.jobs import Job, name_of
 from mlx_align_tui.screens.export.options import (
@@ -46,8 +46,9 @@ class ExportScreen(AlignScreen):
         run: the run.
 
     Attributes:
-        adapters: what the run has saved, as far as is known.
-        chosen: the one of them that is exported.
+        adapters: what the run has saved, as far as is known; the usual one first.
+        chosen: the one of them that is exported, as far as is known.
+        wanted: the name of the one that a person chose, None for the usual one, whichever that is by then.
     """
 
     crumb = "Export"
@@ -80,6 +81,7 @@ class ExportScreen(AlignScreen):
         self.weights: Weights | None = None
         self.adapters: list[Adapter] = []
         self.chosen: Adapter | None = None
+        self.wanted: str | None = None
 
     def body(self) -> ComposeResult:
         """Targets with their options, what is under way, and what is there."""
@@ -100,8 +102,11 @@ class ExportScreen(AlignScreen):
         """Look what there is."""
         self._say()
         self.work(lambda: (here(), weigh(self.run_directory)), self._known, group="look")
-        self.work(lambda: adapters_of(self.run_directory), self._offer_steps, group="steps")
         self._look()
+
+    def on_screen_resume(self) -> None:
+        """A run that trains on has saved and removed checkpoints meanwhile."""
+        self._read_steps()
 
     def on_unmount(self) -> None:
         """What is under way ends."""
@@ -116,11 +121,11 @@ class ExportScreen(AlignScreen):
         counts = {
             state: sum(job.state == state for job in self.jobs) for state in ("running", "done", "failed")
         }
-        words = [plain(self.chosen.title)] if self.chosen else []
+        words = [f"[$error]{counts['failed']} failed[/]"] if counts["failed"] else []
+        words += [plain(self.chosen.title)] if self.chosen and self.size.width >= ROOMY else []
         words += [f"[$accent]{len(self.marked)} marked[/]"] if self.marked else []
         words += ["[$primary]at work[/]"] if self.busy else []
         words += [f"[$success]{counts['done']} done[/]"] if counts["done"] else []
-        words += [f"[$error]{counts['failed']} failed[/]"] if counts["failed"] else []
         self.say_where(self.fitting(self.run_directory.name), f"[$quiet]{' · '.join(words)}[/]")
         self.refresh_bindings()
 
@@ -132,11 +137,20 @@ class ExportScreen(AlignScreen):
         self._show()
         self._explain_target()
 
+    def _read_steps(self) -> None:
+        self.work(lambda: adapters_of(self.run_directory), self._offer_steps, group="steps")
+
     def _offer_steps(self, adapters: list[Adapter]) -> None:
-        """Let the person choose which step is exported."""
-        self.chosen = pick(adapters, None)
-        self.adapters = [self.chosen, *(each for each in adapters if each is not self.chosen)]
-        self.call_later(self._fill)
+        """Let the person choose which step is exported; a choice holds as long as it is there."""
+        before, usual = (self.adapters, self.chosen), pick(adapters, None)
+        self.adapters = [usual, *(each for each in adapters if each is not usual)]
+        try:
+            self.chosen = pick(adapters, self.wanted)
+        except UsageError as error:
+            self.app.tell(error)
+            self.chosen, self.wanted = usual, None
+        if (self.adapters, self.chosen) != before:
+            self.call_later(self._fill)
         self._say()
 
     def _show(self) -> None:
@@ -158,9 +172,9 @@ class ExportScreen(AlignScreen):
     async def _fill(self) -> None:
         name = self.target
         values = self.values[name]
-        specs = specs_of(name, values, [each.label for each in self.adapters])
+        specs = specs_of(name, values, [each.brief for each in self.adapters])
         firsts = {spec.key: spec.choices[0] if spec.choices else placeholder_of(spec) for spec in specs}
-        chosen = {**values, STEP: self.chosen.label} if self.chosen else values
+        chosen = {**values, STEP: self.chosen.brief} if self.chosen else values
         typed = {spec.key: chosen[option] for spec in specs if (option := option_of(spec)) in chosen}
         await self.query_one("#options", Form).fill(specs, firsts, typed)
 
@@ -179,7 +193,9 @@ class ExportScreen(AlignScreen):
         """Take what was chosen; another format has other options."""
         option = option_of(event.spec)
         if option == STEP:
-            self.chosen = next(each for each in self.adapters if each.label == event.text)
+            for each in self.adapters:
+                if each.brief == event.text:
+                    self.chosen, self.wanted = each, None if each.usual else each.name
             self._say()
             return
         values = self.values[self.target]
@@ -189,9 +205,6 @@ class ExportScreen(AlignScreen):
             values.pop(option, None)
         if option == "format":
             await self._fill()
-            field = self.query_one("#options", Form).field(event.spec.key)
-            if field is not None:
-                field.take_focus()
         self._show()
 
     def action_options(self) -> None:
@@ -214,10 +227,11 @@ class ExportScreen(AlignScreen):
         """Export the marked targets, or the one under the cursor."""
         names = sorted(self.marked, key=list(KINDS).index) or [self.target]
         run = str(self.run_directory.path.absolute())
-        step, what = self.chosen, []
-        if step is not None and step.folder != self.run_directory.adapter:
-            what = [f"--checkpoint={step.name}"]
-        titles = {name: f"{name}, {step.title}" if step else name for name in names}
+        what: list[str] = []
+        titles = {name: name for name in names}
+        if self.chosen is not None and self.wanted is not None:
+            what = [f"--checkpoint={self.wanted}"]
+            titles = {name: f"{name}, {self.chosen.title}" for name in names}
         self._begin(
             {
                 titles[name]: ["export", run, *arguments_of(name, self.values[name]), *what, "--json"]
@@ -285,6 +299,8 @@ class ExportScreen(AlignScreen):
                 self.call_after_refresh(card.scroll_visible, animate=False)
         if event.job.state not in ("waiting", "running"):
             self._look()
+        if event.job.state == "failed":  # its checkpoint may be gone
+            self._read_steps()
         self._say()
 
     def _look(self) -> None:
@@ -345,8 +361,8 @@ class ExportScreen(AlignScreen):
     @property
     def keeps_something(self) -> bool:
         """An export that is under way, and what was marked or chosen for the next one."""
-        other_step = self.chosen not in (None, *self.adapters[:1])
-        return super().keeps_something or bool(self.marked) or any(self.values.values()) or other_step
+        chosen = bool(self.marked) or any(self.values.values()) or self.wanted is not None
+        return super().keeps_something or chosen
 
     def action_back(self) -> None:
         """From the options to the targets, else leave; what is under way is asked about."""

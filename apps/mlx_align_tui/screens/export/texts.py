@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mlx_align_cli.saved import USUAL_ADAPTER
 from mlx_align_tui.live.targets import KINDS, LOADERS, needs_of
 from mlx_align_tui.plain import plain
 
-HELP = """\
+HELP = f"""\
 # Export
 
 An adapter goes to where it is used. Mark targets with <<export.mark>>, look at their options with
 <<export.options>>, and <<export.go>> exports them one after the other; without a mark it is the target under
-the cursor. **step** says which of the run's checkpoints they get: the best one, unless you say otherwise.
+the cursor. **step** says which of the run's checkpoints they get; unless you say otherwise it is
+{USUAL_ADAPTER}.
 
 Every export is loaded by the program that will use it (*tried with*) and compared with the model that was
 trained. **KL from the model that was trained** says how far the export's answers are from it, in nats: it

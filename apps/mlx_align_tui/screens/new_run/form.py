@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.events import DescendantFocus
 from textual.message import Message
 from textual.widgets import Input, Static
 
+from mlx_align_tui.keymap import FIELDS
 from mlx_align_tui.plain import plain
 from mlx_align_tui.screens.new_run.fields import Spec
 from mlx_align_tui.widgets.choice import Choice
@@ -93,10 +92,7 @@ class Field(Horizontal):
 class Form(VerticalScroll, can_focus=False):
     """Fields, one below the other; up and down go from one to the next."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "app.focus_previous", "Field before", id="form.before", show=False),
-        Binding("down,enter", "app.focus_next", "Next field", id="form.next", show=False),
-    ]
+    BINDINGS = FIELDS
 
     class Reached(Message):
         """The cursor came to a field."""
@@ -106,13 +102,14 @@ class Form(VerticalScroll, can_focus=False):
             self.spec = spec
 
     async def fill(self, specs: Sequence[Spec], values: dict[str, str], typed: dict[str, str]) -> None:
-        """Replace all fields.
+        """Replace all fields; the cursor stays at its key, if that is still there.
 
         Args:
             specs: the fields, those of a section together.
             values: dotted key -> what holds now.
             typed: dotted key -> what was typed.
         """
+        at = next((field.spec.key for field in self.query(Field) if field.has_focus_within), "")
         widgets: list[Static | Field] = []
         section = ""
         for spec in specs:
@@ -123,6 +120,8 @@ class Form(VerticalScroll, can_focus=False):
         with self.app.batch_update():
             await self.remove_children()
             await self.mount_all(widgets)
+        if (field := self.field(at)) is not None:
+            field.take_focus()
 
     def field(self, key: str) -> Field | None:
         """The field of a key, None if there is none."""
