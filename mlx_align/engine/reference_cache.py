@@ -31,7 +31,7 @@ from mlx_align.config import AdapterConfig, BackendConfig
 from mlx_align.engine.reporter import Reporter
 from mlx_align.runs.shards import Row, Rows, Shards
 
-FORMAT = 3
+FORMAT = 4
 """Raise it when the same inputs come to mean other values."""
 LIMIT_BYTES = 2 << 30
 """About 5 million answers of 100 tokens."""

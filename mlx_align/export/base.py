@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_align.config_defaults import defaults
 from mlx_align.errors import UsageError
 from mlx_align.export import places
 from mlx_align.export.places import Place
@@ -113,15 +114,20 @@ class Base:
     def fact(self, key: str, default: Any = None) -> Any:
         """A value of config.json, in a multimodal model that of its language model.
 
+        Args:
+            key: its name.
+            default: what holds where neither the file nor the architecture says anything.
+
         Raises:
             UsageError: it is not there, and there is no default.
         """
         for table in (self.config, self.config.get("text_config") or {}):
             if table.get(key) is not None:
                 return table[key]
-        if default is None:
+        value = defaults(self.config).get(key, default)
+        if value is None:
             raise UsageError(f"config.json has no {key}", where=str(self.folder))
-        return default
+        return value
 
     def has(self, module: str) -> bool:
         """Whether the model has a module, by mlx-lm's path."""

@@ -80,6 +80,29 @@ def test_positions_in_the_words_of_transformers_5(
     assert_agree(both(folder, "lora", modules="attention"))
 
 
+@pytest.mark.parametrize("border", [512, WINDOW], ids=["short", "long"])
+def test_longrope(border: int, folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    """Below the border and above it, where prompts and answers must be read in the same way."""
+    assert int(BATCH.prompt_lens.min()) > WINDOW
+    assert BATCH.prompt_ids.shape[1] + BATCH.branch_ids.shape[1] < 512
+    folder = tmp_path / "phi3"
+    shutil.copytree(folder_of("phi3"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    factors = {"short_factor": [1.0 + n / 8 for n in range(8)], "long_factor": [2.0 + n for n in range(8)]}
+    longest = {"original_max_position_embeddings": border}
+    scaling = {"type": "longrope", "rope_type": "longrope", **factors, **longest}
+    changes = {"rope_scaling": scaling, "rope_parameters": None, **longest}
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    policies = both(folder, "lora")
+    prompts = [example.prompt_ids[: 20 + 7 * i] for i, example in enumerate(support.examples()[:4])]
+    torch, mlx = (
+        policies[backend].generate(prompts, sampling=Sampling(max_tokens=8), stop_ids=[1023])
+        for backend in ("torch", "mlx")
+    )
+    assert torch == mlx
+    assert_agree(policies)  # which takes one adapter away
+
+
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_embedded_model(kind: str) -> None:
     from mlx_align import embedded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from mlx_align.methods import METHODS
 
 
 @pytest.mark.parametrize("name", ["mlx", "torch"])
-def test_cpu_devices_agree(name: Any) -> None:
+def test_cpu_devices_agree(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_ENABLE_TF32", "1")
     said: list[str] = []
     report = selftest.run(BackendConfig(name=name, device="cpu"), said.append)
     assert report.passed, [check for check in report.checks if not check.passed]
@@ -24,6 +26,8 @@ def test_cpu_devices_agree(name: Any) -> None:
         "torch": ("torch:cpu", "mlx:cpu"),
     }[name]
     assert len(report.checks) == 4 + 2 * len(METHODS)
+    assert os.environ["MLX_ENABLE_TF32"] == {"mlx": "0", "torch": "1"}[name]
+    assert report.environment == ({"MLX_ENABLE_TF32": "0"} if name == "mlx" else {})
     assert said
 
 

@@ -32,7 +32,7 @@ def selftest(backend: str | None, device: str | None, dtype: str | None, as_json
     """
     from mlx_align.engine.selftest import TOLERANCES, run
 
-    if dtype not in (None, "auto", *TOLERANCES) or dtype == "tf32":
+    if dtype not in (None, "auto", *TOLERANCES):
         raise UsageError(f"the selftest has no tolerances for '{dtype}'", hint="Use float32 or bfloat16.")
     report = run(_config(name=backend, device=device, dtype=dtype), lambda what: print(what, file=sys.stderr))
     if as_json:
@@ -71,9 +71,10 @@ def as_markdown(report: Report) -> str:
     """The report as a Markdown table that is readable as it is."""
     width = max(len(check.name) for check in report.checks)
     versions = ", ".join(f"{name} {number}" for name, number in sorted(report.versions.items()))
+    variables = [f"{name}={value}" for name, value in report.environment.items()]
     lines = [
         f"mlx-align selftest: {report.tested} ({report.dtype}) against {report.reference} (float32)",
-        f"{machine()}, python {platform.python_version()}, {versions}",
+        ", ".join([f"{machine()}, python {platform.python_version()}, {versions}", *variables]),
         "",
         f"| {'compared':{width}} | difference | tolerance |      |",
         f"|-{'-' * width}-|-----------:|----------:|------|",

@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
 from mlx_align.backends.base import MemoryHabits, MemoryUse
-from mlx_align.backends.mlx import adapters, blas
+from mlx_align.backends.mlx import adapters, blas, longrope
 from mlx_align.backends.mlx.habits import habits
 from mlx_align.backends.mlx.lanes import Lanes, cores
 from mlx_align.backends.mlx.memory import cache_limit, memory_of
@@ -122,7 +122,8 @@ class MlxBackend:
 
     def _load(self, folder: Path) -> nn.Module:
         try:
-            model, _ = load_model(folder, model_config=older_names_of(folder))
+            with longrope.understood():
+                model, _ = load_model(folder, model_config=older_names_of(folder))
         except (ValueError, OSError, KeyError, TypeError, RuntimeError) as error:
             raise UsageError(
                 f"mlx-lm cannot load this model: {error}",

@@ -11,6 +11,7 @@ right-padded, so under a causal mask no real token can see padding.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -37,6 +38,7 @@ class Forward:
         vocabulary: V, for the size of a chunk.
         lanes: how many parts of a batch may be at the head together, for the same.
         frugal: whether memory matters more than time, for the same.
+        longest: how many tokens prompt and branch may have for a prompt to be shared (`longrope`).
     """
 
     model: SplitModel
@@ -44,10 +46,12 @@ class Forward:
     vocabulary: int
     lanes: int = 1
     frugal: bool = False
+    longest: float = math.inf
 
     def inputs(self, batch: Batch) -> Inputs:
         """What is read, from a batch with numpy arrays. One branch has nothing to share a prompt with."""
-        if self.shared and batch.branches > 1 and batch.prompt_ids.shape[1] > 1:
+        prompt, width = batch.prompt_ids.shape[1], batch.prompt_ids.shape[1] + batch.branch_ids.shape[1] - 1
+        if self.shared and batch.branches > 1 and prompt > 1 and width <= self.longest:
             return self.shared_inputs(batch)
         ids, starts = whole_sequences(batch)
         return {"ids": mx.array(ids), "starts": mx.array(starts)}

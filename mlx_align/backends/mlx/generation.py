@@ -14,6 +14,7 @@ from mlx_align.backends.base import Generation
 from mlx_align.backends.completions import Asked, Group, groups_of, results, uniforms, waves
 from mlx_align.backends.mlx.arrays import to_numpy
 from mlx_align.backends.mlx.caches import after_prompts, take
+from mlx_align.backends.mlx.longrope import border, chosen
 from mlx_align.backends.mlx.sampling import Sampler
 
 SIDE_BY_SIDE = 32
@@ -33,8 +34,12 @@ def generate(model: nn.Module, asked: Asked, *, together: bool) -> list[list[Gen
             `caches.trouble_together`.
     """
     groups = groups_of(asked)
-    for wave in waves(groups, SIDE_BY_SIDE, together=together):
-        _decode(model, wave)
+    short = border(model) - asked.sampling.max_tokens
+    for long in (False, True):
+        kind = [group for group in groups if (len(group[0].prompt_ids) > short) == long]
+        with chosen(model, long=long):
+            for wave in waves(kind, SIDE_BY_SIDE, together=together):
+                _decode(model, wave)
     return results(groups)
 
 

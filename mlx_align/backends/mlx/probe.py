@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mlx_align.backends.mlx.arrays import to_numpy
 from mlx_align.backends.mlx.forward import Forward, after_prefixes, read_prefixes
+from mlx_align.backends.mlx.longrope import border
 from mlx_align.backends.mlx.split import SplitModel
 from mlx_align.backends.sequences import prefixes_and_suffixes, whole_sequences
 from mlx_align.batch import Batch
@@ -86,7 +87,8 @@ def choose(model: nn.Module, lanes: int = 1, *, frugal: bool = False) -> Reading
     if trouble is not None:
         note = f"Prompts are read once for every answer instead of once for all, because {trouble}."
         notes = (*notes, note)
-    return Reading(Forward(split, trouble is None, plain.shape[-1], lanes, frugal), notes, untrue)
+    forward = Forward(split, trouble is None, plain.shape[-1], lanes, frugal, border(model))
+    return Reading(forward, notes, untrue)
 
 
 def _needs_caches(model: nn.Module, ids: mx.array) -> tuple[bool, str | None]:

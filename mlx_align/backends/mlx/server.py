@@ -21,10 +21,12 @@ from typing import Any
 
 from mlx_lm import server
 
+from mlx_align.backends.mlx import longrope
 from mlx_align.rope_names import older_names_of
 
 DEFAULT = "default_model"
 """mlx-lm's word for what the server was started with."""
+_load = server.load
 
 
 class OneModel(server.ModelProvider):  # type: ignore[misc]
@@ -51,11 +53,6 @@ def main(arguments: list[str]) -> None:
         entry = {"id": name, "object": "model", "created": handler.created}
         handler.wfile.write(json.dumps({"object": "list", "data": [entry]}).encode())
 
-    plain = server.load
-
-    def load(folder: str, *given: Any, **options: Any) -> Any:
-        return plain(folder, *given, model_config=older_names_of(Path(folder)), **options)
-
     server.load = load
     server.ModelProvider = OneModel
     server.APIHandler.handle_models_request = list_models
@@ -64,6 +61,14 @@ def main(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message="mlx_lm.server is not recommended for production")
     sys.argv = ["mlx_lm.server", *options]
     _end(_served())
+
+
+def load(folder: str, *given: Any, **options: Any) -> Any:
+    """What mlx-lm's function of this name returns, for a config.json in any words; differences are told."""
+    loaded = _load(folder, *given, model_config=older_names_of(Path(folder)), **options)
+    if (note := longrope.note_on(loaded[0])) is not None:
+        print(note, file=sys.stderr, flush=True)
+    return loaded
 
 
 def _served() -> int:

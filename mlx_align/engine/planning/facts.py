@@ -16,6 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from mlx_align.config_defaults import defaults
 from mlx_align.errors import DataError, UsageError
 from mlx_align.weights import weight_files
 
@@ -26,6 +27,8 @@ BYTES = {
 FLOATING = ("F64", "F32", "F16", "BF16")
 IN_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.(.+)\.weight$")
 EXPERT = re.compile(r"\.experts\.\d+\.")
+SENSES = re.compile(r"(?:^|\.)(?:vision_|visual\.|audio_|embed_(?:vision|audio)\.|multi_modal_projector\.)")
+"""In the names of what a model sees and hears with, which mlx-lm does not load."""
 HEADER_LIMIT = 100 << 20
 """The format's own: no header is longer."""
 
@@ -140,7 +143,7 @@ def read_facts(folder: Path) -> ModelFacts:
     except DataError as error:
         raise UsageError(error.message, where=error.where) from None
     for path in files:
-        arrays.update(_header(path))
+        arrays.update((name, array) for name, array in _header(path).items() if not SENSES.search(name))
     if config.get("tie_word_embeddings", False):
         arrays.pop("lm_head.weight", None)
     try:
@@ -224,7 +227,8 @@ def _config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UsageError("config.json is not a table of settings", where=str(path))
     text = config.get("text_config")  # of a model that also sees
-    return {**config, **text} if isinstance(text, dict) else config
+    said = {**config, **text} if isinstance(text, dict) else config
+    return {**defaults(config), **{key: value for key, value in said.items() if value is not None}}
 
 
 def _header(path: Path) -> dict[str, Stored]:

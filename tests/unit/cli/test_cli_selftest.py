@@ -20,7 +20,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Check]:
         progress(f"looking at {config.name}")
         return selftest.Report(
             tested=f"{config.name}:cpu", reference="torch:cpu", dtype="float32",
-            versions={"mlx": "1", "numpy": "2"}, checks=found,
+            versions={"mlx": "1", "numpy": "2"}, environment={"MLX_ENABLE_TF32": "0"}, checks=found,
         )  # fmt: skip
 
     monkeypatch.setattr(selftest, "run", run)
@@ -32,6 +32,7 @@ def test_the_table_is_on_stdout_and_progress_is_not(cli, checks):
     assert result.code == 0
     assert "mlx-align selftest: mlx:cpu (float32) against torch:cpu" in result.out
     assert "| orpo loss |    1.0e-07 |     1e-05 | ok   |" in result.out.splitlines()
+    assert "mlx 1, numpy 2, MLX_ENABLE_TF32=0\n" in result.out
     assert result.out.endswith("all agree.\n")
     assert result.err == "looking at mlx\n"
 

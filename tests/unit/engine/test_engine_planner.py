@@ -131,6 +131,26 @@ def test_experts_are_one_module_with_copies(tmp_path: Path) -> None:
     assert facts.wide == 2 * 384
 
 
+def test_what_gemma_3_leaves_out_and_sees_with(tmp_path: Path) -> None:
+    """google/gemma-3-4b-it names no heads and no vocabulary, and has a tower for images."""
+    memory._write_model(memory.Case(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    said = {key: config[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers")}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": said}))
+    (weights,) = tmp_path.glob("*.safetensors")
+    arrays = load_file(weights)
+    tower = "vision_tower.vision_model.encoder.layers.0"
+    seeing = {f"{tower}.{name}.weight": array[:8, :8] for name, array in (
+        ("self_attn.q_proj", arrays["model.layers.0.self_attn.q_proj.weight"]),
+        ("mlp.fc1", arrays["model.layers.0.mlp.up_proj.weight"]),
+    )}  # fmt: skip
+    before = read_facts(tmp_path)
+    save_file({f"language_model.{name}": array for name, array in arrays.items()} | seeing, weights)
+    facts = read_facts(tmp_path)
+    assert (facts.heads, facts.key_heads, facts.head_dim, facts.vocabulary) == (8, 4, 256, 262_208)
+    assert (set(facts.linears), facts.weight_bytes(4)) == (set(before.linears), before.weight_bytes(4))
+
+
 @pytest.mark.parametrize(
     ("broken", "word"),
     [({"num_attention_heads": None}, "config.json"), ({"vocab_size": "many"}, "config.json")],

@@ -1,0 +1,127 @@
+"""LongRoPE as transformers reads it: factors for short sequences, and others for long ones.
+
+Phi 3.5, Phi 4 mini, Phi MoE and MiniCPM have two lists of factors that their frequencies are divided by: one
+for sequences of up to `original_max_position_embeddings` tokens (the border), one for longer ones. mlx-lm's
+SuScaledRoPE has the second list only and reads every sequence with it, so a short one goes through another
+network than in any other program. While `understood` is open, a model that is loaded gets `LongRoPE` instead.
+
+A sequence must be read with one list: a query and a key that were turned by different ones do not tell how
+far apart they are. Programs differ in when they choose. transformers does at every call, by the largest
+position in the batch, padding included, and where a decoded sequence crosses the border its Phi 3 reads all
+of it anew (its Phi MoE changes the loudness there, and keeps the short list); llama.cpp does when it opens a
+context, by its size. Here
+
+    a batch that is trained on or scored  as in transformers, by its width; one that is wider than the border
+                                          does not share prompts, because they are read before their branches
+    a completion                          before its prompt is read, by the most tokens it may come to have,
+                                          so that nothing that a cache holds is of the other list
+
+mlx-lm's server keeps caches from one request to the next, and reads prompts in pieces before anyone knows how
+long they become. It has the long list, as everywhere in mlx-lm, and a person is told (`note_on`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.rope_utils import SuScaledRoPE
+
+NOTE = (
+    "mlx-lm reads all texts with this model's position factors for long ones, short texts too, for which the "
+    "model has others: its answers here can differ from those of `mlx-align generate` and of other programs."
+)
+
+
+class LongRoPE(SuScaledRoPE):  # type: ignore[misc]
+    """Both lists of factors; mlx-lm's class becomes this one after it was made.
+
+    Attributes:
+        long: which list there is to be used; None: that which the sequence's length asks for.
+    """
+
+    def remember(self, given: dict[str, Any]) -> None:
+        """Take the short list out of what mlx-lm's class was made with, by the names of its arguments."""
+        exponents = mx.arange(0, self.dim, 2, dtype=mx.float32) / self.dim
+        self._short_freqs = mx.array(given["short_factor"], mx.float32) * given["base"] ** exponents
+        self._short_scale = given["short_mscale"] or self._scale
+        self.long: bool | None = None
+        mx.eval(self._freqs, self._short_freqs)  # a lane cannot compute what belongs to another thread
+
+    def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
+        """Turn (N, H, L, D) queries or keys.
+
+        Args:
+            x: of L tokens that follow one another.
+            offset: the position of the first, for all rows or (N,) for each.
+        """
+        long: bool | mx.array | None = self.long
+        if long is None:
+            long = offset + x.shape[-2] > self.original_max_position_embeddings
+        if isinstance(long, mx.array):
+            long = long.reshape(-1, *[1] * (x.ndim - 1))
+            return mx.where(long, self._turned(x, offset, long=True), self._turned(x, offset, long=False))
+        return self._turned(x, offset, long=long)
+
+    def _turned(self, x: mx.array, offset: int | mx.array, *, long: bool) -> mx.array:
+        scaled = x.at[..., : self.dim].multiply(self._scale if long else self._short_scale)
+        freqs = self._freqs if long else self._short_freqs
+        return mx.fast.rope(
+            scaled, self.dim, traditional=False, base=None, scale=1.0, offset=offset, freqs=freqs
+        )
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """While it is open, what would be mlx-lm's SuScaledRoPE in a model that is loaded is a `LongRoPE`.
+
+    Only what makes one is told the short list, so it is listened to: architectures differ in how their
+    configurations have it, and mlx-lm keeps nothing of it.
+    """
+    plain = SuScaledRoPE.__init__
+    names = inspect.signature(plain)
+
+    def make(rope: Any, *args: Any, **kwargs: Any) -> None:
+        plain(rope, *args, **kwargs)
+        given = names.bind(rope, *args, **kwargs)
+        given.apply_defaults()
+        rope.__class__ = LongRoPE
+        rope.remember(given.arguments)
+
+    SuScaledRoPE.__init__ = make
+    try:
+        yield
+    finally:
+        SuScaledRoPE.__init__ = plain
+
+
+def note_on(model: nn.Module) -> str | None:
+    """What a person should know of a model that mlx-lm has loaded by itself; None: nothing."""
+    return NOTE if any(type(module) is SuScaledRoPE for module in model.modules()) else None
+
+
+def border(model: nn.Module) -> float:
+    """Tokens of the longest sequence that is read with the short list; infinite where there is no other."""
+    return min((rope.original_max_position_embeddings for rope in _ropes(model)), default=math.inf)
+
+
+@contextmanager
+def chosen(model: nn.Module, *, long: bool) -> Iterator[None]:
+    """While it is open, the model reads everything with one list: the long one, or the short one."""
+    ropes = _ropes(model)
+    for rope in ropes:
+        rope.long = long
+    try:
+        yield
+    finally:
+        for rope in ropes:
+            rope.long = None
+
+
+def _ropes(model: nn.Module) -> list[LongRoPE]:
+    return [module for module in model.modules() if isinstance(module, LongRoPE)]
