@@ -35,6 +35,11 @@ def join() -> World:
     return cast(World, import_module("mlx_align.backends.mlx.world").join())
 
 
+def mlx_reads_alike(model: Path) -> bool:
+    """Whether mlx-lm by itself reads a model folder's rotation as the backend "mlx" does; it is installed."""
+    return cast(bool, import_module("mlx_align.backends.mlx.plain").reads_alike(model))
+
+
 def torch_reader(base: Path, adapter: Path | None = None, dtype: str = "float32") -> Reader:
     """A model folder in the Hugging Face layout as transformers reads it, with a PEFT adapter or without one.
 

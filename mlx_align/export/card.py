@@ -85,6 +85,7 @@ class Card:
         target: the format: a key of `USE`.
         repo: the repository's name, "owner/name".
         verification: one line that says what came of it.
+        warnings: what a person should know who uses it.
         gguf: the name of the GGUF file, if there is one.
         rows: how many rows were trained on and held out; None: not known.
         before: the held-out measures before training; those after it are the provenance's.
@@ -95,6 +96,7 @@ class Card:
     target: str
     repo: str
     verification: str
+    warnings: Sequence[str] = ()
     gguf: str | None = None
     rows: tuple[int, int] | None = None
     before: Mapping[str, Number] | None = None
@@ -108,6 +110,7 @@ class Card:
             self._summary(),
             "## How to use it",
             self._usage(),
+            *(f"**Note:** {_plain(warning)}" for warning in self.warnings),
             "## How it was trained",
             _table(("key", "value"), self._training()),
             "## Data",
@@ -209,6 +212,7 @@ def write(
     verification: str,
     state: RunState,
     gguf: str | None = None,
+    warnings: Sequence[str] = (),
 ) -> list[Path]:
     """Write the card into an export's folder, and the run's curves beside it if it has any.
 
@@ -220,6 +224,7 @@ def write(
         verification: one line that says what came of it.
         state: the run, for its rows, its first evaluation and its curves.
         gguf: the name of the GGUF file, if there is one.
+        warnings: what a person should know who uses it.
 
     Returns:
         The files.
@@ -227,7 +232,7 @@ def write(
     series = series_of(state)
     started, untrained = state.started, next((each for each in state.evals if each.step == 0), None)
     card = Card(
-        provenance, target, repo, verification, gguf,
+        provenance, target, repo, verification, warnings, gguf,
         rows=None if started is None else (started.train_rows, started.valid_rows),
         before=None if untrained is None else untrained.metrics,
         curves=CURVES if series else None,

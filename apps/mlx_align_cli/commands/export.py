@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json as jsonlib
+import math
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,9 @@ EXAMPLES = options.examples(
     "mlx-align export last --to hub --repo me/my-model --format hf",
 )
 WEIGHTS, PLACES = "Weights", "Places"
+ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+GRACE = 10.0
+"""Seconds in which what is half-written is removed, undisturbed."""
 
 To = Annotated[
     list[str] | None, typer.Option("--to", metavar="TARGET", help=f"Where to: {TARGETS}. Repeatable.")
@@ -179,19 +184,33 @@ def _numbers(assignments: list[str] | None) -> dict[str, float] | None:
 
 @contextmanager
 def _cleared_up() -> Iterator[None]:
-    """Who is told to end, or loses the terminal, first removes what is half-written, as with Ctrl-C."""
-    ends = [end for end in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(end) is signal.SIG_DFL]
-    for end in ends:
-        signal.signal(end, _leave)
+    """Who is told to end, loses the terminal or sees Ctrl-C first removes what is half-written."""
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    before = {end: found for end in ENDS if (found := signal.getsignal(end)) in usual}
+    leave = _Leave()
+    for end in before:
+        signal.signal(end, leave)
     try:
         yield
     finally:
-        for end in ends:
-            signal.signal(end, signal.SIG_DFL)
+        for end, handler in before.items():
+            signal.signal(end, handler)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+class _Leave:
+    """Ends the export at the first signal; others, soon after it, must not disturb the clearing up.
+
+    Later ones end that too: an upload may have to be waited for.
+    """
+
+    def __init__(self) -> None:
+        self._since = -math.inf
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if now - self._since > GRACE:
+            self._since = now
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def _compare(exporter: Exporter, to: list[str], how: Options, teller: Text | Json) -> None:

@@ -14,7 +14,7 @@ from mlx_align.engine.exporting.origin import Origin, find_origin
 from mlx_align.engine.exporting.placing import placed, size_of
 from mlx_align.engine.exporting.readers import Surroundings, Unread, obstacle
 from mlx_align.engine.exporting.targets import Target, find_target, needed_bytes, settle
-from mlx_align.engine.exporting.verification import NOT_ASKED, Verification, verify
+from mlx_align.engine.exporting.verification import Verification, unasked, verify
 from mlx_align.engine.exporting.writers import Job, Written
 from mlx_align.errors import AlignError
 from mlx_align.export import preflight
@@ -134,10 +134,11 @@ class Exporter:
         """Write into the job's folder and verify there."""
         self._progress("writing", kind.says)
         written = kind.write(job)
-        evidence, verification = None, NOT_ASKED
-        if job.options.verify:
-            evidence = self.evidence
+        evidence = self.evidence if job.options.verify else None
+        if evidence is not None:
             verification = self._verify(written, evidence, job)
+        else:
+            verification = unasked(job.folder, written, self.surroundings(job.options.base_gguf))
         facts = manifest.Manifest(target, written, self.origin.provenance, evidence, verification)
         if target == "hub":
             publishing.describe(job.folder, self.origin, job.options, verification, written)

@@ -31,7 +31,7 @@ def placed(path: Path, *, single: bool, force: bool) -> Iterator[Path]:
     """
     path = path.absolute()
     _check_free(path, single, force)
-    made = not path.parent.exists()
+    made = [folder for folder in path.parents if not folder.exists()]  # the innermost first
     temporary = path.parent / f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
     try:  # from before the folder is there: a signal may come at any moment
         _make(temporary)
@@ -41,10 +41,11 @@ def placed(path: Path, *, single: bool, force: bool) -> Iterator[Path]:
     except OSError as error:
         raise AlignError(f"it cannot be written: {error.strerror or error}", where=str(path)) from None
     finally:
+        _settle(_aside(temporary), path)
         shutil.rmtree(temporary, ignore_errors=True)
-        if made:
-            with suppress(OSError):  # it is not empty: it holds the export
-                path.parent.rmdir()
+        with suppress(OSError):  # it is not empty: it holds the export
+            for folder in made:
+                folder.rmdir()
 
 
 def _make(folder: Path) -> None:
@@ -94,17 +95,24 @@ def _take_place(temporary: Path, path: Path, single: bool) -> None:
 
 
 def _swap(folder: Path, path: Path) -> None:
-    """Give a folder its name; what had it before comes back if that fails, and is removed if not."""
-    old = folder.with_name(f"{folder.name}-old")
+    """Give a folder its name; what had it before is put aside, for `_settle`."""
     if path.exists():
-        path.rename(old)
-    try:
-        folder.rename(path)
-    except OSError:
-        with suppress(OSError):  # there was nothing
+        path.rename(_aside(folder))
+    folder.rename(path)
+
+
+def _aside(folder: Path) -> Path:
+    """Where an older export lies while this folder takes its name."""
+    return folder.with_name(f"{folder.name}-old")
+
+
+def _settle(old: Path, path: Path) -> None:
+    """An older export that was put aside is removed if the new one has its name, and comes back if not."""
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        with suppress(OSError):  # there was none
             old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def size_of(path: Path) -> int:

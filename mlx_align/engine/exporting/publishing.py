@@ -122,4 +122,5 @@ def describe(
         verification.line(),
         origin.run.state(),
         gguf=None if written.model == "." else written.model,
+        warnings=verification.warnings,
     )

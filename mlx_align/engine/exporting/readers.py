@@ -21,6 +21,7 @@ from mlx_align.export.comparing import coarser
 from mlx_align.export.evidence import Reader
 from mlx_align.export.gguf import convert
 from mlx_align.export.provenance import Provenance
+from mlx_align.rope_names import older_names_of, turns_by_length
 
 SMALL = 1_000_000_000
 """Bases with fewer parameters are written in float32 to try an adapter on, larger ones in float16."""
@@ -32,6 +33,21 @@ NEEDS = {
 }
 """Loader -> the modules it is made of, its name for a person, and the extra that brings it."""
 
+OTHERWISE = (
+    "mlx-lm by itself reads the positions otherwise than they were trained with: the config.json has them as "
+    "rope_parameters, in the words of transformers 5. `mlx-align serve` and `mlx-align generate` read them "
+    "right; for other programs export the whole model with --to mlx-fused."
+)
+MAYBE = (
+    "The config.json has the positions as rope_parameters, in the words of transformers 5, which mlx-lm by "
+    "itself may read otherwise than they were trained with; where mlx-lm is installed, `mlx-align verify` "
+    "tells."
+)
+BY_LENGTH = (
+    "mlx-lm by itself, and so `mlx-align serve`, turns short texts by this model's factors for long ones "
+    "(LongRoPE), otherwise than it was trained with. `mlx-align generate` and `chat` go by the length; so do "
+    "transformers and llama.cpp, with --to hf, peft or gguf."
+)
 
 ROOM = 64
 """Tokens that llama.cpp's context has beyond the longest beginning."""
@@ -79,6 +95,27 @@ def obstacle(loaders: Sequence[str], worn: bool, around: Surroundings) -> str | 
     if there[0] == "peft" and around.base is not None and Base.open(around.base).quantised:
         return Unread("transformers cannot read a base that MLX quantised", "Use --to mlx, or --to hf.")
     return there[0]
+
+
+def otherwise(loaders: Sequence[str], worn: bool, model: Path, around: Surroundings) -> Iterator[str]:
+    """What to know of an export for mlx-lm that other programs, which call mlx-lm themselves, read otherwise.
+
+    Args:
+        loaders: of the export.
+        worn: whether it is an adapter, which is read with its base.
+        model: the export: a folder or a file.
+        around: what is at hand.
+    """
+    folder = around.base if worn else model
+    if "mlx" not in loaders or folder is None:
+        return
+    if turns_by_length(folder):
+        yield BY_LENGTH
+    if older_names_of(folder):
+        if _missing("mlx") is not None:
+            yield MAYBE
+        elif not backends.mlx_reads_alike(folder):
+            yield OTHERWISE
 
 
 def _missing(loader: str) -> Unread | None:

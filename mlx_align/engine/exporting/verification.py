@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_align.engine.exporting.readers import Surroundings, Unread, obstacle, opened
+from mlx_align.engine.exporting.readers import Surroundings, Unread, obstacle, opened, otherwise
 from mlx_align.engine.exporting.writers import Written
 from mlx_align.errors import AlignError
 from mlx_align.export.comparing import Comparison, Verdict, coarser, compare, judge
@@ -60,7 +60,9 @@ class Verification:
         return f"verified by {self.comparison.loader}: {self.comparison.figures()}"
 
 
-NOT_ASKED = Verification(None, "--no-verify was given")
+def unasked(folder: Path, written: Written, around: Surroundings) -> Verification:
+    """What is known of an export that was not to be verified; the arguments are those of `measure`."""
+    return Verification(None, "--no-verify was given", warnings=_cautions(folder, written, around))
 
 
 def measure(
@@ -92,13 +94,17 @@ def verify(folder: Path, written: Written, evidence: Evidence, around: Surroundi
     Raises:
         AlignError: it is not what was trained, or the program refuses it.
     """
-    found = measure(folder, written, evidence, around)
+    found, cautions = measure(folder, written, evidence, around), _cautions(folder, written, around)
     if isinstance(found, Unread):
-        return Verification(None, found.reason, found.hint)
+        return Verification(None, found.reason, found.hint, cautions)
     comparison, verdict = found
     if verdict.problems:
         raise AlignError(
             f"this is not the model that was trained: {'; '.join(verdict.problems)} ({comparison.figures()})",
             where=comparison.loader,
         )
-    return Verification(comparison, warnings=verdict.warnings)
+    return Verification(comparison, warnings=(*verdict.warnings, *cautions))
+
+
+def _cautions(folder: Path, written: Written, around: Surroundings) -> tuple[str, ...]:
+    return tuple(otherwise(written.loaders, written.worn, folder / written.model, around))

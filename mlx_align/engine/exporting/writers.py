@@ -63,8 +63,8 @@ class Written:
 
 def write_mlx(job: Job) -> Written:
     """mlx-lm's adapter."""
-    notes = mlx.write(job.folder, *job.parts)
-    return Written(".", ("mlx",), "f32", worn=True, notes=notes)
+    mlx.write(job.folder, *job.parts)
+    return Written(".", ("mlx",), "f32", worn=True)
 
 
 def write_peft(job: Job) -> Written:

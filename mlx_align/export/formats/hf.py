@@ -14,6 +14,7 @@ from mlx_align.export.base import Base
 from mlx_align.export.merged_model import MergedModel
 from mlx_align.export.provenance import Provenance
 from mlx_align.export.shards import write_config, write_weights
+from mlx_align.rope_names import older_names
 
 Precision = Literal["bf16", "f16", "f32"]
 
@@ -44,7 +45,7 @@ def write(
         for file, names in base.tensors.files.items()
     }
     write_weights(folder, base, files, {"format": "pt", **provenance.metadata()})
-    write_config(folder, base, target, None)
+    write_config(folder, base, target, None, older_names(base.config))  # for mlx-lm, and for transformers 4
     if not base.quantised:
         return ()
     return ("The base was quantised: its weights were dequantised, and need its memory several times.",)

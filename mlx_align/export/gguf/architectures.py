@@ -131,12 +131,11 @@ def _gemma3(base: Base) -> Facts:
     _gemma(base, layers_of_27b=62)
     _need(base, "attn_logit_softcapping", None)
     _need(base, "final_logit_softcapping", None)
-    windowed = (base.config.get("rope_parameters") or {}).get("sliding_attention", {})
     pattern = base.fact("sliding_window_pattern", base.fact("_sliding_window_pattern", 6))
     return {
         "attention.sliding_window": int(base.fact("sliding_window", 512)),
         "attention.sliding_window_pattern": int(pattern),
-        "rope.freq_base_swa": float(base.fact("rope_local_base_freq", windowed.get("rope_theta", 10000.0))),
+        "rope.freq_base_swa": rotation.windowed_theta(base, 1e4),
     }
 
 

@@ -1,6 +1,6 @@
 """How positions turn queries and keys, in GGUF's words: the base frequency and what stretches it.
 
-config.json has it as `rope_theta` and `rope_scaling`, in files of transformers 5 as `rope_parameters`.
+What config.json says of it in either of transformers' forms is read by `rope_names.tables`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mlx_align.errors import UsageError
 from mlx_align.export.base import Base
+from mlx_align.rope_names import tables
 
 LONG = ("longrope", "su")
 """Two names of Phi 3's own stretching: a factor for each frequency, in short texts others than in long."""
@@ -61,8 +62,14 @@ def factors(base: Base) -> dict[str, NDArray[np.float32]]:
 
 def dimensions(base: Base) -> int:
     """How many of a head's dimensions are turned; the others stay as they are."""
-    share = base.fact("partial_rotary_factor", _parameters(base).get("partial_rotary_factor", 1.0))
+    share = _scaling(base).get("partial_rotary_factor") or base.fact("partial_rotary_factor", 1.0)
     return int(base.head_dim * share)
+
+
+def windowed_theta(base: Base, default: float) -> float:
+    """The base frequency of layers with a window, in an architecture where they have one of their own."""
+    _, windowed = tables(_facts(base))
+    return float(windowed.get("rope_theta") or base.fact("rope_local_base_freq", default))
 
 
 def _llama3(size: int, theta: float, scaling: Scaling) -> NDArray[np.float32]:
@@ -111,16 +118,16 @@ def _longrope(base: Base) -> dict[str, int | float | str | bool]:
     }
 
 
-def _parameters(base: Base) -> Scaling:
-    """transformers 5's table; where layers differ, that of the layers without a window."""
-    table = base.config.get("rope_parameters") or {}
-    parameters: Scaling = table.get("full_attention", table)
-    return parameters
+def _facts(base: Base) -> dict[str, Any]:
+    """config.json; what a multimodal model's does not say is its language model's."""
+    own = {key: value for key, value in base.config.items() if value is not None}
+    return {**(base.config.get("text_config") or {}), **own}
 
 
 def _scaling(base: Base) -> Scaling:
-    scaling: Scaling = base.config.get("rope_scaling") or _parameters(base)
-    return scaling
+    """The whole table; where layers differ, that of the layers without a window."""
+    whole, _ = tables(_facts(base))
+    return whole
 
 
 def _kind(scaling: Scaling) -> str:
@@ -129,4 +136,4 @@ def _kind(scaling: Scaling) -> str:
 
 def _theta(base: Base) -> float:
     default = 1e6 if base.architecture == "gemma3_text" else 1e4
-    return float(base.fact("rope_theta", _parameters(base).get("rope_theta", default)))
+    return float(_scaling(base).get("rope_theta") or base.fact("rope_theta", default))

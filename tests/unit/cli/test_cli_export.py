@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from mlx_align.engine import exporting
 from mlx_align.engine.exporting import Choice, Exported, Options, Verification
 from mlx_align.errors import AlignError
 from mlx_align.export.comparing import Comparison, Verdict
+from mlx_align_cli.commands import export as exports
 from mlx_align_cli.commands.export import TARGETS
 from tests.unit.cli.example_run import FINISHED, make_run, story
 
@@ -87,6 +89,29 @@ def test_what_a_person_is_told(cli: Any, asked: list[tuple[Any, ...]]) -> None:
     assert lines[4].startswith("next: llama-cli -m ")
     assert "writing a merged" in done.err
     assert "\x1b" not in done.err
+
+
+@pytest.mark.parametrize("first", exports.ENDS)
+def test_what_is_half_written_is_removed_undisturbed(
+    first: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second Ctrl-C, or the SIGTERM after it, must not leave gigabytes; one that waits long is let go."""
+    now, done = [1000.0], []
+    monkeypatch.setattr(exports.time, "monotonic", lambda: now[0])
+    before = [signal.getsignal(end) for end in exports.ENDS]
+    with pytest.raises(KeyboardInterrupt), exports._cleared_up():  # noqa: PT012
+        try:
+            with pytest.raises(KeyboardInterrupt if first == signal.SIGINT else SystemExit) as caught:
+                signal.raise_signal(first)
+            assert first == signal.SIGINT or caught.value.args == (128 + first,)
+        finally:
+            for end in exports.ENDS:
+                signal.raise_signal(end)
+            done.append("removed")
+        now[0] += exports.GRACE + 1
+        signal.raise_signal(signal.SIGINT)
+    assert done == ["removed"]
+    assert [signal.getsignal(end) for end in exports.ENDS] == before
 
 
 def test_what_was_not_verified_is_said(

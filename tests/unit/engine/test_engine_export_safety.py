@@ -107,6 +107,91 @@ def test_what_was_there_comes_back_if_the_new_cannot_take_its_place(
     assert [item.name for item in tmp_path.iterdir()] == ["a"]
 
 
+def listed(folder: Path) -> dict[str, str]:
+    """Every file below a folder and what it says; folders too, which say nothing."""
+    return {
+        str(item.relative_to(folder)): item.read_text() if item.is_file() else ""
+        for item in folder.rglob("*")
+    }
+
+
+@pytest.mark.parametrize(("method", "number"), [("mkdir", 0), ("chmod", 0), ("rename", 0), ("rename", 1)])
+@pytest.mark.parametrize("early", [False, True])
+def test_a_signal_leaves_what_was_there_or_all_of_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, number: int, early: bool
+) -> None:
+    """Whichever moment it comes in: before or after any step by which the new takes the old's place."""
+    path = tmp_path / "a"
+    fill(path)
+    before, does, calls = listed(tmp_path), getattr(Path, method), iter(range(9))
+
+    def interrupted(self: Path, *args: Any, **options: Any) -> Any:
+        now = next(calls) == number
+        if now and early:
+            raise KeyboardInterrupt
+        done = does(self, *args, **options)
+        if now:
+            raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr(Path, method, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fill(path, force=True, text="newer")
+    after = before if early or (method, number) != ("rename", 1) else dict.fromkeys(before, "newer")
+    assert listed(tmp_path) == after | {"a": ""}
+
+
+def test_a_failed_export_takes_the_folders_away_that_it_made(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(KeyError), placed(tmp_path / "mine/new/sub/a", single=False, force=False):
+        raise KeyError
+    assert listed(tmp_path) == {"mine": ""}
+    fill(tmp_path / "mine/new/sub/a")
+    assert (tmp_path / "mine/new/sub/a/weights").is_file()
+
+
+def turning_base(folder: Path, **more: Any) -> str:
+    """The embedded model with its rotation as transformers 5 writes it."""
+    shutil.copytree(embedded.model_folder(), folder)
+    facts = json.loads((folder / "config.json").read_text())
+    kept = {key: value for key, value in facts.items() if not key.startswith("rope_")}
+    table = {"rope_theta": 500.0, "rope_type": "default"}
+    (folder / "config.json").write_text(json.dumps({**kept, "rope_parameters": table, **more}))
+    return str(folder)
+
+
+def test_what_mlx_lm_by_itself_reads_otherwise_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is made, when it is verified again, and to those who get it; and of no other export."""
+    monkeypatch.setattr("mlx_align.export.hub_upload.check_access", lambda *args, **options: None)
+    monkeypatch.setattr("mlx_align.export.hub_upload.upload", lambda *args, **options: "https://hub")
+    right = trained_run(tmp_path / "right", model__path=turning_base(tmp_path / "known"))
+    assert Exporter(right).export("mlx").verification.warnings == (), "mlx-lm knows the table of a Qwen 3"
+    otherwise = turning_base(tmp_path / "unlike", rope_theta=10000.0)  # and takes this before it
+    exporter = Exporter(trained_run(tmp_path / "runs", model__path=otherwise))
+    made = exporter.export("hub", options=Options(repo="me/tiny", format="mlx"))
+    for said in (made.verification.warnings, verify_again(made.path).warnings):
+        assert said == (reading.OTHERWISE,)
+    assert "**Note:** mlx-lm by itself reads" in (made.path / "README.md").read_text()
+    unseen = Options(verify=False)
+    assert exporter.export("mlx", options=unseen).verification.warnings == (reading.OTHERWISE,)
+    for target in ("peft", "hf", "mlx-fused"):
+        assert exporter.export(target, options=unseen).verification.warnings == ()
+    monkeypatch.setattr(reading, "find_spec", lambda name: None)
+    seen = exporter.export("mlx", tmp_path / "elsewhere").verification
+    assert (seen.verified, seen.warnings) == (False, (reading.MAYBE,))
+
+
+def test_a_model_that_turns_by_length_is_said(tmp_path: Path) -> None:
+    unasked: Any = None  # nothing is asked of the provenance
+    around = reading.Surroundings(unasked, base=tmp_path)
+    for long, loader, said in ((2.0, "mlx", [reading.BY_LENGTH]), (2.0, "llama", []), (1.0, "mlx", [])):
+        scaling = {"type": "longrope", "short_factor": [1.0], "long_factor": [long]}
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "phi3", "rope_scaling": scaling}))
+        assert list(reading.otherwise((loader,), True, tmp_path, around)) == said
+
+
 def test_verifying_a_file_tries_that_file(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the one of the name that it had once: that may be another by now."""
     tried: list[Path] = []

@@ -160,8 +160,9 @@ def test_nothing_private_is_in_it(tmp_path: Path) -> None:
 
 def test_written_with_the_runs_figures(tmp_path: Path) -> None:
     files = write(
-        tmp_path, PROVENANCE, "peft", "me/tiny-orpo", "verified by peft: KL 1e-6 | ok *", run(), None
-    )
+        tmp_path, PROVENANCE, "peft", "me/tiny-orpo", "verified by peft: KL 1e-6 | ok *", run(),
+        warnings=("It reads <b>otherwise</b>.",),
+    )  # fmt: skip
     assert files == [tmp_path / "README.md", tmp_path / "curves.svg"]
     text = files[0].read_text(encoding="utf-8")
     assert "1,200 rows to train on and 64 held out" in text
@@ -169,6 +170,8 @@ def test_written_with_the_runs_figures(tmp_path: Path) -> None:
     assert cells(text)["`accuracy`"] == ("-", "0.875")
     assert "![Training curves](curves.svg)" in text
     assert "verified by peft: KL 1e-6 \\| ok \\*." in text
+    usage, _, _ = text.partition("## How it was trained")
+    assert usage.rstrip().endswith("**Note:** It reads \\<b\\>otherwise\\</b\\>.")
 
 
 def test_a_run_without_curves(tmp_path: Path) -> None:

@@ -216,6 +216,18 @@ def test_name(name: str, strips: bool, expected: str, folder: Path, tmp_path: Pa
     assert value(tmp_path / "model.gguf", "general.name") == expected
 
 
+def test_rope_is_read_as_transformers_reads_it(folder: Path) -> None:
+    """The table comes before what stands beside it; null is for layers that turn nothing."""
+    both = base(folder, "llama", rope_theta=1e6, rope_parameters={"rope_theta": 500.0})
+    assert architectures.facts(both, 64)["rope.freq_base"] == 500.0
+    beside = base(folder, "llama", rope_theta=1e6, rope_parameters={"rope_type": "default"})
+    assert architectures.facts(beside, 64)["rope.freq_base"] == 1e6
+    halves = {"full_attention": {"rope_theta": 2e6}, "sliding_attention": None}
+    model = base(folder, "gemma3_text", query_pre_attn_scalar=8, rope_theta=None, rope_parameters=halves)
+    facts = architectures.facts(model, 64)
+    assert (facts["rope.freq_base"], facts["rope.freq_base_swa"]) == (2e6, 1e4)
+
+
 def test_rope_of_gemma3(folder: Path) -> None:
     parameters = {"full_attention": {"rope_theta": 2e6}, "sliding_attention": {"rope_theta": 3e4}}
     model = base(folder, "gemma3_text", query_pre_attn_scalar=8, rope_theta=None, rope_parameters=parameters)

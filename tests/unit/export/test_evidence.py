@@ -119,12 +119,23 @@ def test_another_alpha_does_not_pass(share: float, strength: float) -> None:
     assert any("of its strength" in problem or "not in it" in problem for problem in weak)
 
 
-@pytest.mark.parametrize("precision", ["q8_0", "q4_0", "4-bit"])
-def test_an_adapter_that_is_there_twice_does_not_pass(precision: str) -> None:
+@pytest.mark.parametrize(
+    ("precision", "passes"), [("q8_0", 1.1), ("q6_k", 1.1), ("q4_0", 1.2), ("4-bit", 1.2)]
+)
+def test_an_adapter_that_is_there_twice_does_not_pass(precision: str, passes: float) -> None:
     """Although, weak as it is, KL is below what so few bits may come to."""
     made = Made(0.1)
     assert any("200% of its strength" in one for one in judge(made.read(share=2.0), precision).problems)
-    assert judge(made.read(share=1.2), precision).problems == ()
+    assert judge(made.read(share=passes), precision).problems == ()
+
+
+@pytest.mark.parametrize("precision", ["q8_0", "8-bit", "q6_k"])
+@pytest.mark.parametrize("share", [0.7, 1.3])
+def test_another_alpha_does_not_pass_in_weights_of_many_bits(precision: str, share: float) -> None:
+    problems = judge(Made(0.1).read(share=share, noise=1e-3), precision).problems
+    assert problems == (f"the adapter works with {share:.0%} of its strength",)
+    assert judge(Made(0.1).read(share=share, noise=1e-3), "q4_k_m").problems == ()
+    assert judge(Made(0.01).read(share=share, noise=0.05), precision).problems == (), "it cannot be told"
 
 
 def test_a_change_in_another_direction_does_not_pass() -> None:
