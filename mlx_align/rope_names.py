@@ -104,6 +104,11 @@ def _of_one(config: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     whole, windowed = tables(config)
     values = {THETA: whole.get(THETA), SHARE: whole.get(SHARE), WINDOWED: windowed.get(THETA)}
+    # What stands beside the tables is taken by each that lacks it, and the share by some programs for both.
+    if windowed and THETA not in windowed:
+        del values[THETA]
+    if windowed and windowed.get(SHARE) != whole.get(SHARE):
+        del values[SHARE]
     named = {_own(name, key): value for key, value in values.items() if value is not None}
     found = {key: value for key, value in named.items() if config.get(key) != value}
     if not config.get(SCALING) and (not _by_layers(table) or name in MERGING):

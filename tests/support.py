@@ -53,10 +53,15 @@ def policy(
     backend: str = "mlx",
     model: Path | None = None,
     spread: float = 0.02,
+    longest: int | None = None,
 ) -> Policy:
     """A model, the embedded one by default, with an adapter whose B is not zero: every gradient is alive."""
     made = backends.create(BackendConfig(name=backend, device="cpu")).load_policy(
-        model or embedded.model_folder(), adapter or AdapterConfig(rank=4), optim or OptimConfig(), seed
+        model or embedded.model_folder(),
+        adapter or AdapterConfig(rank=4),
+        optim or OptimConfig(),
+        seed,
+        longest,
     )
     made.load_adapter_state(disturbed(made.adapter_state(), spread))
     return made

@@ -367,7 +367,12 @@ class Backend(Protocol):
         """How it uses memory, or None where nobody has measured that."""
 
     def load_policy(
-        self, model: Path, adapter: AdapterConfig, optim: OptimConfig | None, seed: int
+        self,
+        model: Path,
+        adapter: AdapterConfig,
+        optim: OptimConfig | None,
+        seed: int,
+        longest: int | None = None,
     ) -> Policy:
         """Load a model folder and put an adapter on it.
 
@@ -376,6 +381,9 @@ class Backend(Protocol):
             adapter: its shape, and where it starts.
             optim: the optimiser, or None for a policy that will only generate or score.
             seed: seeds the adapter's first values.
+            longest: tokens of the longest sequence that it will read. A model that turns positions of short
+                and of long sequences by other factors (LongRoPE) reads all of them as one of this length, so
+                that a row is the same whatever else is in its batch. None: each batch by its own width.
 
         Raises:
             UsageError: the folder is not a model this backend can load, or no layer matches.

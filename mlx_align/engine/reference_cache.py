@@ -55,7 +55,12 @@ class Trouble:
 
 
 def policy_digest(
-    weights: str, start: str | None, adapter: AdapterConfig, config: BackendConfig, backend: Backend
+    weights: str,
+    start: str | None,
+    adapter: AdapterConfig,
+    config: BackendConfig,
+    backend: Backend,
+    longest: int | None = None,
 ) -> str:
     """What a run's first policy is known by.
 
@@ -65,12 +70,14 @@ def policy_digest(
         adapter: a fresh one. LoRA's adds exactly nothing; DoRA's only up to the rounding of its norms.
         config: the backend's section.
         backend: made from it.
+        longest: as it was loaded with, where the model's positions depend on it.
     """
     fresh = {"modules": adapter.modules, "layers": adapter.layers} if adapter.type == "dora" else None
     facts: dict[str, Any] = {
         "format": FORMAT,
         "weights": weights,
         "adapter": start or fresh,
+        "longest": longest,
         "backend": {**config.model_dump(), "device": backend.device},
         "versions": {"mlx-align": __version__, **backend.versions()},
     }

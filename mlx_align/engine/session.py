@@ -33,6 +33,7 @@ from mlx_align.errors import AlignError, DataError, InterruptedRunError, UsageEr
 from mlx_align.events import RunFinished, RunStarted, RunStopped
 from mlx_align.paths import typed
 from mlx_align.rewards import Scorer, Spec, Tools, make_specs
+from mlx_align.rope_names import turns_by_length
 from mlx_align.runs import STOP, Checkpoints, RunDirectory, Saved
 from mlx_align.runs.atomic import write_json
 from mlx_align.runs.checkpoints import export_adapter
@@ -248,7 +249,8 @@ class Session:
             start = {"start": str(self.run.start)}
             config = config.model_copy(update={"adapter": config.adapter.model_copy(update=start)})
         folder = Path(self.run.env()["model_folder"])
-        return backend.load_policy(folder, config.adapter, config.optim, config.train.seed)
+        longest = config.data.max_length
+        return backend.load_policy(folder, config.adapter, config.optim, config.train.seed, longest)
 
     def _same_on_all_ranks(self, policy: Policy, weights: str) -> None:
         facts = {
@@ -302,7 +304,9 @@ class Session:
         config, method = self.config, data.objective.method
         begun = config.adapter.start is not None
         start = self._digests.folder(self.run.start, files_of_adapter) if begun else None
-        known_as = policy_digest(weights, start, config.adapter, config.backend, backend)
+        by_length = turns_by_length(Path(self.run.env()["model_folder"]))
+        longest = config.data.max_length if by_length else None
+        known_as = policy_digest(weights, start, config.adapter, config.backend, backend, longest)
         reference = Reference(
             policy,
             Shards(self.run.path / "reference"),

@@ -20,10 +20,15 @@ ATOL = 1e-4
 BATCH = collate(support.examples()[:4], pad_to=8)
 
 
-def both(model: Path, kind: str, layers: int | str = "all", **adapter: object) -> dict[str, Policy]:
+def both(
+    model: Path, kind: str, layers: int | str = "all", longest: int | None = None, **adapter: object
+) -> dict[str, Policy]:
     """The same model and adapter on both backends."""
     config = AdapterConfig(type=kind, rank=4, layers=layers, **adapter)
-    return {name: support.policy(config, backend=name, model=model, spread=0.2) for name in ("mlx", "torch")}
+    return {
+        name: support.policy(config, backend=name, model=model, spread=0.2, longest=longest)
+        for name in ("mlx", "torch")
+    }
 
 
 def assert_agree(policies: dict[str, Policy]) -> None:
@@ -80,8 +85,12 @@ def test_positions_in_the_words_of_transformers_5(
     assert_agree(both(folder, "lora", modules="attention"))
 
 
-@pytest.mark.parametrize("border", [512, WINDOW], ids=["short", "long"])
-def test_longrope(border: int, folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("border", "longest"),
+    [(512, None), (WINDOW, None), (512, 513), (WINDOW, WINDOW)],
+    ids=["short", "long", "settled long", "settled short"],
+)
+def test_longrope(border: int, longest: int | None, folder_of: Callable[[str], Path], tmp_path: Path) -> None:
     """Below the border and above it, where prompts and answers must be read in the same way."""
     assert int(BATCH.prompt_lens.min()) > WINDOW
     assert BATCH.prompt_ids.shape[1] + BATCH.branch_ids.shape[1] < 512
@@ -89,11 +98,11 @@ def test_longrope(border: int, folder_of: Callable[[str], Path], tmp_path: Path)
     shutil.copytree(folder_of("phi3"), folder)
     config = json.loads((folder / "config.json").read_text())
     factors = {"short_factor": [1.0 + n / 8 for n in range(8)], "long_factor": [2.0 + n for n in range(8)]}
-    longest = {"original_max_position_embeddings": border}
-    scaling = {"type": "longrope", "rope_type": "longrope", **factors, **longest}
-    changes = {"rope_scaling": scaling, "rope_parameters": None, **longest}
+    short = {"original_max_position_embeddings": border}
+    scaling = {"type": "longrope", "rope_type": "longrope", **factors, **short}
+    changes = {"rope_scaling": scaling, "rope_parameters": None, **short}
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
-    policies = both(folder, "lora")
+    policies = both(folder, "lora", longest=longest)
     prompts = [example.prompt_ids[: 20 + 7 * i] for i, example in enumerate(support.examples()[:4])]
     torch, mlx = (
         policies[backend].generate(prompts, sampling=Sampling(max_tokens=8), stop_ids=[1023])

@@ -1,7 +1,7 @@
 """A scripted chat engine: it speaks as `mlx_align.engine.chat` does, and loads nothing.
 
-`python fake_chat.py SCRIPT`, the script being "ok", "alone" (no base), "broken" (cannot load), "late"
-(says hello after a while) or "endless" (never does). What is asked decides the answer:
+`python fake_chat.py SCRIPT`, the script being "ok", "alone" (no base), "broken" (cannot load), "late:FILE"
+(says hello when there is such a file) or "endless" (never does). What is asked decides the answer:
 
     long     does not end until it is cancelled
     hang     neither answers nor hears that it is to stop
@@ -107,8 +107,9 @@ def main(script: str) -> None:
             )
         )
         return
-    if script == "late":
-        PACE.wait(0.5)
+    kind, _, awaited = script.partition(":")
+    while kind == "late" and not Path(awaited).exists():
+        PACE.wait(0.02)
     if script != "endless":
         voices = ("tuned",) if script == "alone" else ("tuned", "base")
         notes = ("The base is not here.",) if script == "alone" else ()

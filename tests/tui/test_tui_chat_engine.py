@@ -277,14 +277,18 @@ def test_a_question_too_long_for_the_pipe_of_an_engine_that_hangs(
     play(story())
 
 
-def test_a_question_may_come_before_the_model(root: Path, settings: TuiSettings, engines: Engines) -> None:
-    processes = engines("late")
+def test_a_question_may_come_before_the_model(
+    root: Path, settings: TuiSettings, engines: Engines, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    processes = engines(f"late:{go}")
 
     async def story() -> None:
         async with chatting(root, settings, loaded=False) as (pilot, chat):
             chat.query_one("#question", Input).value = "hi"
             await pilot.press("enter")
             assert chat.early
+            go.touch()
             await until(pilot, lambda: processes)
             await until(pilot, lambda: said(chat)[-1:] == ["tuned 0: hi"], "both have answered")
 

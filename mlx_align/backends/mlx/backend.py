@@ -88,10 +88,17 @@ class MlxBackend:
         return habits(self.device, float_bytes, self.memory().limit)
 
     def load_policy(
-        self, model: Path, adapter: AdapterConfig, optim: OptimConfig | None, seed: int
+        self,
+        model: Path,
+        adapter: AdapterConfig,
+        optim: OptimConfig | None,
+        seed: int,
+        longest: int | None = None,
     ) -> MlxPolicy:
         """Load a model folder and put an adapter on it."""
         base = self._load(model)
+        if longest is not None:
+            longrope.settle(base, longest)
         if adapter.start is not None:
             facts = adapters.attach_saved(base, typed(adapter.start))
         else:

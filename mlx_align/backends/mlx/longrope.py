@@ -11,13 +11,15 @@ position in the batch, padding included, and where a decoded sequence crosses th
 of it anew (its Phi MoE changes the loudness there, and keeps the short list); llama.cpp does when it opens a
 context, by its size. Here
 
-    a batch that is trained on or scored  as in transformers, by its width; one that is wider than the border
-                                          does not share prompts, because they are read before their branches
-    a completion                          before its prompt is read, by the most tokens it may come to have,
-                                          so that nothing that a cache holds is of the other list
+    a run         once, by the longest sequence that its settings allow (`settle`): a row is the same in the
+                  reference, in rollouts and in training, whatever is beside it in a batch
+    else a batch  as in transformers, by its width; one that is wider than the border does not share prompts,
+                  because they are read before their branches
+    a completion  before its prompt is read, by the most tokens it may come to have, so that nothing that a
+                  cache holds is of the other list
 
 mlx-lm's server keeps caches from one request to the next, and reads prompts in pieces before anyone knows how
-long they become. It has the long list, as everywhere in mlx-lm, and a person is told (`note_on`).
+long they become. It has the long list, as everywhere in mlx-lm, and a person is told (`NOTE`).
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class LongRoPE(SuScaledRoPE):  # type: ignore[misc]
     """Both lists of factors; mlx-lm's class becomes this one after it was made.
 
     Attributes:
-        long: which list there is to be used; None: that which the sequence's length asks for.
+        long: which list is used; None: that which the sequence's length asks for.
     """
 
     def remember(self, given: dict[str, Any]) -> None:
@@ -100,20 +102,21 @@ def understood() -> Iterator[None]:
         SuScaledRoPE.__init__ = plain
 
 
-def note_on(model: nn.Module) -> str | None:
-    """What a person should know of a model that mlx-lm has loaded by itself; None: nothing."""
-    return NOTE if any(type(module) is SuScaledRoPE for module in model.modules()) else None
+def settle(model: nn.Module, longest: int) -> None:
+    """Read everything with the list that a sequence of so many tokens asks for, from now on."""
+    for rope in _open(model):
+        rope.long = longest > rope.original_max_position_embeddings
 
 
 def border(model: nn.Module) -> float:
-    """Tokens of the longest sequence that is read with the short list; infinite where there is no other."""
-    return min((rope.original_max_position_embeddings for rope in _ropes(model)), default=math.inf)
+    """Tokens of the longest sequence that is read with the short list; infinite where none count."""
+    return min((rope.original_max_position_embeddings for rope in _open(model)), default=math.inf)
 
 
 @contextmanager
 def chosen(model: nn.Module, *, long: bool) -> Iterator[None]:
-    """While it is open, the model reads everything with one list: the long one, or the short one."""
-    ropes = _ropes(model)
+    """While it is open, what is not settled reads everything with one list: the long or the short one."""
+    ropes = _open(model)
     for rope in ropes:
         rope.long = long
     try:
@@ -123,5 +126,5 @@ def chosen(model: nn.Module, *, long: bool) -> Iterator[None]:
             rope.long = None
 
 
-def _ropes(model: nn.Module) -> list[LongRoPE]:
-    return [module for module in model.modules() if isinstance(module, LongRoPE)]
+def _open(model: nn.Module) -> list[LongRoPE]:
+    return [module for module in model.modules() if isinstance(module, LongRoPE) and module.long is None]

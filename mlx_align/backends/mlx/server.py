@@ -21,8 +21,8 @@ from typing import Any
 
 from mlx_lm import server
 
-from mlx_align.backends.mlx import longrope
-from mlx_align.rope_names import older_names_of
+from mlx_align.backends.mlx.longrope import NOTE
+from mlx_align.rope_names import older_names_of, turns_by_length
 
 DEFAULT = "default_model"
 """mlx-lm's word for what the server was started with."""
@@ -65,10 +65,9 @@ def main(arguments: list[str]) -> None:
 
 def load(folder: str, *given: Any, **options: Any) -> Any:
     """What mlx-lm's function of this name returns, for a config.json in any words; differences are told."""
-    loaded = _load(folder, *given, model_config=older_names_of(Path(folder)), **options)
-    if (note := longrope.note_on(loaded[0])) is not None:
-        print(note, file=sys.stderr, flush=True)
-    return loaded
+    if turns_by_length(Path(folder)):
+        print(NOTE, file=sys.stderr, flush=True)
+    return _load(folder, *given, model_config=older_names_of(Path(folder)), **options)
 
 
 def _served() -> int:

@@ -67,10 +67,17 @@ class TorchBackend:
         """Nobody has measured how torch uses memory here."""
 
     def load_policy(
-        self, model: Path, adapter: AdapterConfig, optim: OptimConfig | None, seed: int
+        self,
+        model: Path,
+        adapter: AdapterConfig,
+        optim: OptimConfig | None,
+        seed: int,
+        longest: int | None = None,
     ) -> TorchPolicy:
         """Load a model folder and put an adapter on it."""
         base = self.load_model(model)
+        if longest is not None:
+            _settle_positions(base.config, longest)
         if self._checkpointing == "layers":
             _checkpoint_layers(base)
         if adapter.start is not None:
@@ -131,6 +138,18 @@ class TorchBackend:
             )
             options["device_map"] = {"": 0}
         return options
+
+
+def _settle_positions(config: Any, longest: int) -> None:
+    """Let LongRoPE take the factors of a sequence of so many tokens for all.
+
+    transformers asks its configuration at every call how long a short sequence may be.
+    """
+    turning = getattr(config, "rope_parameters", None) or {}
+    if turning.get("rope_type") != "longrope":
+        return
+    border = 2 if longest > turning["original_max_position_embeddings"] else 1 << 30
+    turning["original_max_position_embeddings"] = config.original_max_position_embeddings = border
 
 
 def _checkpoint_layers(model: Any) -> None:

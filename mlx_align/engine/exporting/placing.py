@@ -41,7 +41,7 @@ def placed(path: Path, *, single: bool, force: bool) -> Iterator[Path]:
     except OSError as error:
         raise AlignError(f"it cannot be written: {error.strerror or error}", where=str(path)) from None
     finally:
-        _settle(_aside(temporary), path)
+        _settle(temporary, path)
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):  # it is not empty: it holds the export
             for folder in made:
@@ -106,13 +106,13 @@ def _aside(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}-old")
 
 
-def _settle(old: Path, path: Path) -> None:
-    """An older export that was put aside is removed if the new one has its name, and comes back if not."""
-    if path.exists():
-        shutil.rmtree(old, ignore_errors=True)
+def _settle(folder: Path, path: Path) -> None:
+    """An older export that was put aside is removed if `folder` has its name now, and comes back if not."""
+    if not folder.exists():
+        shutil.rmtree(_aside(folder), ignore_errors=True)
     else:
-        with suppress(OSError):  # there was none
-            old.rename(path)
+        with suppress(OSError):  # there was none, or somebody else has taken the name: it stays, hidden
+            _aside(folder).rename(path)
 
 
 def size_of(path: Path) -> int:

@@ -110,8 +110,9 @@ def otherwise(loaders: Sequence[str], worn: bool, model: Path, around: Surroundi
     if "mlx" not in loaders or folder is None:
         return
     if turns_by_length(folder):
-        yield BY_LENGTH
-    if older_names_of(folder):
+        if loaders[0] == "mlx":  # not of a model for transformers, which mlx-lm reads besides
+            yield BY_LENGTH
+    elif older_names_of(folder):
         if _missing("mlx") is not None:
             yield MAYBE
         elif not backends.mlx_reads_alike(folder):

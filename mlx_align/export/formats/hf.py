@@ -45,7 +45,7 @@ def write(
         for file, names in base.tensors.files.items()
     }
     write_weights(folder, base, files, {"format": "pt", **provenance.metadata()})
-    write_config(folder, base, target, None, older_names(base.config))  # for mlx-lm, and for transformers 4
+    write_config(folder, base, target, None, older_names(base.config))  # for mlx-lm
     if not base.quantised:
         return ()
     return ("The base was quantised: its weights were dequantised, and need its memory several times.",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mlx_align.backends.completions import Asked
 from mlx_align.backends.mlx import caches, server
 from mlx_align.backends.mlx.caches import trouble_together
 from mlx_align.backends.mlx.generation import generate
-from mlx_align.backends.mlx.longrope import NOTE, LongRoPE, border, chosen, understood
+from mlx_align.backends.mlx.longrope import NOTE, LongRoPE, border, chosen, settle, understood
 from mlx_align.backends.mlx.policy import MlxPolicy
 from mlx_align.backends.mlx.probe import choose
 from mlx_align.data import Example, collate
@@ -96,11 +97,11 @@ def test_rows_are_turned_by_their_own_list(
 def test_a_server_of_mlx_lms_own_model_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    for ours, told in ((False, NOTE + "\n"), (True, "")):
-        loaded = build(ours=ours), "its tokenizer"
-        monkeypatch.setattr(server, "_load", lambda folder, model_config, made=loaded: made)
-        assert server.load(str(tmp_path)) is loaded
+    monkeypatch.setattr(server, "_load", lambda folder, model_config: folder)
+    for long, told in ((LONG, NOTE + "\n"), (SHORT, "")):
+        scaling = {"type": "longrope", "short_factor": SHORT, "long_factor": long}
+        (tmp_path / "config.json").write_text(json.dumps({"rope_scaling": scaling}))
+        assert server.load(str(tmp_path)) == str(tmp_path)
         assert capsys.readouterr().err == told
 
 
@@ -148,6 +149,27 @@ def test_a_batch_is_read_as_its_sequences_alone(kind: str, longest_short: int) -
     assert ("prefixes" in reading.forward.inputs(batch)) != long
     policy = MlxPolicy(model, {}, None, lambda: MemoryUse(0, 0, 0), compiled=False, checkpointing="none")
     np.testing.assert_allclose(policy.logps(batch)[batch.branch_mask > 0], want, atol=2e-5)
+
+
+@pytest.mark.parametrize("longest", [BORDER, BORDER + 1])
+def test_a_run_reads_every_row_alike(longest: int) -> None:
+    """By the longest that may come: in a wide batch, as a branch of a shared prompt, as an answer."""
+    model, plain, rows, long = build(), build(), examples(), longest > BORDER
+    rows.append(Example("d:short", (5, 6, 7), ((8, 9), (10,)), "", "", ("", "")))
+    settle(model, longest)
+    with chosen(plain, long=long):
+        want = logps_alone(plain, rows)
+    batch, forward = collate(rows), choose(model).forward
+    assert "prefixes" in forward.inputs(batch)
+    policy = MlxPolicy(model, {}, None, lambda: MemoryUse(0, 0, 0), compiled=False, checkpointing="none")
+    np.testing.assert_allclose(policy.logps(batch)[batch.branch_mask > 0], want, atol=2e-5)
+    ids = [3, 5, 7]
+    asked = Asked([list(ids)], Sampling(max_tokens=20), [], 1, None, 0)
+    ((answer,),) = generate(model, asked, together=True)
+    with chosen(plain, long=long):
+        for _ in range(20):
+            ids.append(int(plain(mx.array([ids]))[0, -1].argmax()))
+    assert list(answer.token_ids) == ids[3:]
 
 
 def test_an_answer_is_made_with_one_list(monkeypatch: pytest.MonkeyPatch) -> None:

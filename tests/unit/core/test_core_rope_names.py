@@ -75,6 +75,18 @@ def test_layers_with_a_window_have_their_own() -> None:
     )
 
 
+def test_what_one_kind_of_layers_lacks_does_not_stand_beside_both() -> None:
+    """As in Gemma 4: a share at the top would be llama.cpp's for the layers with a window too."""
+    whole = {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6}
+    table = {"full_attention": whole, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    config = {"model_type": "gemma4_text", "rope_parameters": table}
+    assert older_names(config) == {"rope_theta": 1e6, "rope_local_base_freq": 1e4}
+    table["sliding_attention"].pop("rope_theta")
+    assert older_names(config) == {}
+    table["sliding_attention"]["partial_rotary_factor"] = 0.25
+    assert older_names(config) == {"partial_rotary_factor": 0.25}
+
+
 def test_layers_that_turn_nothing() -> None:
     turned = {"rope_theta": 1e6}
     for table in (

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx.nn as nn
 import numpy as np
 import pytest
 
 from mlx_align import embedded
+from mlx_align.backends.mlx import plain
 from mlx_align.engine.exporting import Exporter, Options, verify_again
 from mlx_align.engine.exporting import evidence as gathering
 from mlx_align.engine.exporting import readers as reading
@@ -181,6 +183,18 @@ def test_what_mlx_lm_by_itself_reads_otherwise_is_said(
     monkeypatch.setattr(reading, "find_spec", lambda name: None)
     seen = exporter.export("mlx", tmp_path / "elsewhere").verification
     assert (seen.verified, seen.warnings) == (False, (reading.MAYBE,))
+
+
+def test_what_mlx_lm_by_itself_cannot_build_it_reads_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(folder: Path, lazy: bool, model_config: dict[str, Any]) -> Any:
+        if not model_config:  # as DeepSeek-V2 does
+            raise AttributeError("'NoneType' object has no attribute 'get'")
+        return nn.Linear(1, 1), {}
+
+    monkeypatch.setattr(plain, "load_model", load)
+    assert not plain.reads_alike(Path(turning_base(tmp_path / "model")))
 
 
 def test_a_model_that_turns_by_length_is_said(tmp_path: Path) -> None:

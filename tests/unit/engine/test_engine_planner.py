@@ -258,6 +258,18 @@ def test_a_gpus_longer_chunks_are_planned() -> None:
         assert of_cpu.chunk_positions(32_000, 4, frugal) == chunk_positions(32_000)
 
 
+def test_short_chunks_of_layers_that_are_computed_again_are_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlx_align.backends.mlx.habits.cores", lambda: 2)
+    heads = {}
+    for checkpointing in ("none", "attention", "layers"):
+        made = mixture("mlx:cpu", tmp_path, 4, backend__checkpointing=checkpointing)
+        large = replace(made, model=replace(made.model, vocabulary=152_000))
+        heads[checkpointing] = large._chunk(Shape(2, 64, 128, 128), grad=True)
+    assert heads["none"] == heads["attention"] == 2 * heads["layers"]
+
+
 def test_parts_add_up() -> None:
     footprint = planner().plan(config()).footprint
     assert sum(footprint.parts.values()) == footprint.total

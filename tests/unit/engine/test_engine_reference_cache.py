@@ -58,6 +58,7 @@ def test_each_policy_has_its_own_entries(tmp_path: Path) -> None:
     [
         {"weights": "v"},
         {"start": "s"},
+        {"longest": 4096},
         {"adapter": AdapterConfig(type="dora")},
         {"config": BackendConfig(dtype="bfloat16")},
         {"config": BackendConfig(name="torch")},
