@@ -21,6 +21,9 @@ OWN_NAMES = {
 }
 """Architectures with older keys of their own, in mlx-lm and in transformers."""
 
+SHORT = 4096
+"""What Phi 3 takes for it that does not say up to how many tokens a text is short."""
+
 MERGING = ("gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "olmo3")
 """Where layers differ, transformers puts `rope_scaling` into one table of these architectures. Of the others
 it takes it for all there is, so that it must not be added to them."""
@@ -82,16 +85,23 @@ def older_names_of(folder: Path) -> dict[str, Any]:
     return older_names(_read(folder))
 
 
-def turns_by_length(folder: Path) -> bool:
-    """Whether a model has factors for short texts and others for long ones (LongRoPE).
+def longest_short(folder: Path) -> int | None:
+    """Tokens of the longest text that a model turns by its factors for short ones (LongRoPE).
+
+    Returns:
+        None if it has no others for long ones.
 
     Raises:
         OSError: its config.json cannot be read.
         ValueError: it is not JSON.
     """
     config = _read(folder)
-    whole, _ = tables({**_mapping(config.get("text_config")), **config})
-    return whole.get("short_factor") != whole.get("long_factor")
+    facts = {**_mapping(config.get("text_config")), **config}
+    whole, _ = tables(facts)
+    if whole.get("short_factor") == whole.get("long_factor"):
+        return None
+    name = "original_max_position_embeddings"
+    return int(facts.get(name) or whole.get(name) or SHORT)
 
 
 def _read(folder: Path) -> Any:
@@ -105,7 +115,7 @@ def _of_one(config: Mapping[str, Any]) -> dict[str, Any]:
     whole, windowed = tables(config)
     values = {THETA: whole.get(THETA), SHARE: whole.get(SHARE), WINDOWED: windowed.get(THETA)}
     # What stands beside the tables is taken by each that lacks it, and the share by some programs for both.
-    if windowed and THETA not in windowed:
+    if windowed and THETA not in windowed and name not in MERGING:
         del values[THETA]
     if windowed and windowed.get(SHARE) != whole.get(SHARE):
         del values[SHARE]

@@ -381,7 +381,7 @@ class Backend(Protocol):
             adapter: its shape, and where it starts.
             optim: the optimiser, or None for a policy that will only generate or score.
             seed: seeds the adapter's first values.
-            longest: tokens of the longest sequence that it will read. A model that turns positions of short
+            longest: tokens of the longest sequence among its rows. A model that turns positions of short
                 and of long sequences by other factors (LongRoPE) reads all of them as one of this length, so
                 that a row is the same whatever else is in its batch. None: each batch by its own width.
 

@@ -60,7 +60,8 @@ def policy_digest(
     adapter: AdapterConfig,
     config: BackendConfig,
     backend: Backend,
-    longest: int | None = None,
+    *,
+    long: bool,
 ) -> str:
     """What a run's first policy is known by.
 
@@ -70,14 +71,14 @@ def policy_digest(
         adapter: a fresh one. LoRA's adds exactly nothing; DoRA's only up to the rounding of its norms.
         config: the backend's section.
         backend: made from it.
-        longest: as it was loaded with, where the model's positions depend on it.
+        long: whether it reads all rows with its factors for long ones (LongRoPE).
     """
     fresh = {"modules": adapter.modules, "layers": adapter.layers} if adapter.type == "dora" else None
     facts: dict[str, Any] = {
         "format": FORMAT,
         "weights": weights,
         "adapter": start or fresh,
-        "longest": longest,
+        "long": long,
         "backend": {**config.model_dump(), "device": backend.device},
         "versions": {"mlx-align": __version__, **backend.versions()},
     }

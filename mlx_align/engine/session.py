@@ -16,11 +16,11 @@ from mlx_align.backends.base import ALONE, Backend, Objective, Policy, World
 from mlx_align.config import RunConfig
 from mlx_align.data import ChatTokenizer, Dataset, Example, load_dataset
 from mlx_align.digests import Digests, files_of_adapter, files_of_model
+from mlx_align.engine import preparing
 from mlx_align.engine.data import RunData, fingerprint
 from mlx_align.engine.evaluation import spread
 from mlx_align.engine.feed import Feed
 from mlx_align.engine.planning import Planner, preflight
-from mlx_align.engine.preparing import objective_of, refuse_dropout, tell_filters, tell_findings, tokenized
 from mlx_align.engine.ranks import SharedControl, agree, settle, together
 from mlx_align.engine.reference import Reference
 from mlx_align.engine.reference_cache import ReferenceCache, Trouble, policy_digest
@@ -33,7 +33,6 @@ from mlx_align.errors import AlignError, DataError, InterruptedRunError, UsageEr
 from mlx_align.events import RunFinished, RunStarted, RunStopped
 from mlx_align.paths import typed
 from mlx_align.rewards import Scorer, Spec, Tools, make_specs
-from mlx_align.rope_names import turns_by_length
 from mlx_align.runs import STOP, Checkpoints, RunDirectory, Saved
 from mlx_align.runs.atomic import write_json
 from mlx_align.runs.checkpoints import export_adapter
@@ -56,7 +55,7 @@ class Session:
         self.config: RunConfig = run.config()
         latest = run.checkpoints().latest()
         self.resumed: Saved | None = None if latest is None else Checkpoints.load(latest)
-        self.total_steps = 0
+        self.total_steps = self._longest = 0
         self._cache = cache_path(self.config)
         self._trouble = Trouble(self._cache, report)
         self._digests = Digests(self._cache / "digests", self._trouble)
@@ -121,9 +120,9 @@ class Session:
     def _rows(self, tokenizer: ChatTokenizer) -> tuple[Sequence[Example], Sequence[Example]]:
         """The rows to train on, and those that are held out."""
         config = self.config
-        dataset = self._dataset(objective_of(config))
+        dataset = self._dataset(preparing.objective_of(config))
         self.report.phase("preparing", dataset.description)
-        train, valid = tokenized(config, dataset, tokenizer)
+        train, valid = preparing.tokenized(config, dataset, tokenizer)
         self._same(
             "tokens_fingerprint",
             fingerprint(train.examples + valid.examples),
@@ -132,8 +131,10 @@ class Session:
             "The tokenizer or its chat template has changed, or the template writes the present date. "
             "Put them back as they were, or start a new run.",
         )
+        self._longest = preparing.longest_of(config, train.examples + valid.examples)
         if self.resumed is None:
-            tell_findings(self.report, config, dataset, train, valid)
+            preparing.tell_findings(self.report, config, dataset, train, valid)
+            preparing.tell_long(self.report, Path(self.run.env()["model_folder"]), self._longest)
         return train.examples, spread(valid.examples, config.eval.rows)
 
     def _data(
@@ -144,11 +145,11 @@ class Session:
         valid: Sequence[Example],
         held: ExitStack,
     ) -> Feed:
-        config, objective = self.config, objective_of(self.config)
+        config, objective = self.config, preparing.objective_of(self.config)
         if objective.method.rows == "prompt":
             self._refuse_ranks(config.method.name)
             if self.resumed is None:
-                tell_filters(self.report, config)
+                preparing.tell_filters(self.report, config)
             judges = Judges(backend, tokenizer, self.run.made)
             sampler = Sampler(tokenizer, config.sampling)
             specs = make_specs([reward.model_dump() for reward in config.rewards])
@@ -194,7 +195,7 @@ class Session:
         """Refuse what will not fit before its weights are read; a run that has begun is only warned."""
         folder = Path(self.run.env()["model_folder"])
         try:
-            objective = objective_of(self.config)
+            objective = preparing.objective_of(self.config)
             planner = Planner.of(backend, folder, train, valid, objective, self.world.size)
             if planner is not None:
                 otherwise = self.config.guard.memory if self.resumed is None else "warn"
@@ -244,13 +245,12 @@ class Session:
         if config.adapter.start is not None:
             if self.resumed is None:  # before it is copied, so that it can be mended and the run go on
                 kept = self.run.start
-                refuse_dropout(config, kept if kept.exists() else typed(config.adapter.start))
+                preparing.refuse_dropout(config, kept if kept.exists() else typed(config.adapter.start))
             self.run.keep_start()
             start = {"start": str(self.run.start)}
             config = config.model_copy(update={"adapter": config.adapter.model_copy(update=start)})
-        folder = Path(self.run.env()["model_folder"])
-        longest = config.data.max_length
-        return backend.load_policy(folder, config.adapter, config.optim, config.train.seed, longest)
+        folder, seed = Path(self.run.env()["model_folder"]), config.train.seed
+        return backend.load_policy(folder, config.adapter, config.optim, seed, self._longest)
 
     def _same_on_all_ranks(self, policy: Policy, weights: str) -> None:
         facts = {
@@ -304,9 +304,8 @@ class Session:
         config, method = self.config, data.objective.method
         begun = config.adapter.start is not None
         start = self._digests.folder(self.run.start, files_of_adapter) if begun else None
-        by_length = turns_by_length(Path(self.run.env()["model_folder"]))
-        longest = config.data.max_length if by_length else None
-        known_as = policy_digest(weights, start, config.adapter, config.backend, backend, longest)
+        long = preparing.reads_long(Path(self.run.env()["model_folder"]), self._longest)
+        known_as = policy_digest(weights, start, config.adapter, config.backend, backend, long=long)
         reference = Reference(
             policy,
             Shards(self.run.path / "reference"),

@@ -11,8 +11,9 @@ position in the batch, padding included, and where a decoded sequence crosses th
 of it anew (its Phi MoE changes the loudness there, and keeps the short list); llama.cpp does when it opens a
 context, by its size. Here
 
-    a run         once, by the longest sequence that its settings allow (`settle`): a row is the same in the
-                  reference, in rollouts and in training, whatever is beside it in a batch
+    a run         once, by the longest sequence among its rows (`settle`): each is the same in the reference,
+                  in rollouts and in training, whatever is beside it in a batch. What the run generates
+                  besides (samples, a judge's words) is read so too, should it be longer
     else a batch  as in transformers, by its width; one that is wider than the border does not share prompts,
                   because they are read before their branches
     a completion  before its prompt is read, by the most tokens it may come to have, so that nothing that a
@@ -44,7 +45,7 @@ class LongRoPE(SuScaledRoPE):  # type: ignore[misc]
     """Both lists of factors; mlx-lm's class becomes this one after it was made.
 
     Attributes:
-        long: which list is used; None: that which the sequence's length asks for.
+        long: whether it is the long list that is used; None: that which the sequence's length asks for.
     """
 
     def remember(self, given: dict[str, Any]) -> None:
@@ -109,7 +110,7 @@ def settle(model: nn.Module, longest: int) -> None:
 
 
 def border(model: nn.Module) -> float:
-    """Tokens of the longest sequence that is read with the short list; infinite where none count."""
+    """Tokens of the longest sequence that is read with the short list, where lengths count; else infinite."""
     return min((rope.original_max_position_embeddings for rope in _open(model)), default=math.inf)
 
 

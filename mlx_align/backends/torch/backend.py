@@ -77,7 +77,7 @@ class TorchBackend:
         """Load a model folder and put an adapter on it."""
         base = self.load_model(model)
         if longest is not None:
-            _settle_positions(base.config, longest)
+            _settle_positions(base.config.get_text_config(), longest)
         if self._checkpointing == "layers":
             _checkpoint_layers(base)
         if adapter.start is not None:

@@ -21,7 +21,7 @@ from mlx_align.export.comparing import coarser
 from mlx_align.export.evidence import Reader
 from mlx_align.export.gguf import convert
 from mlx_align.export.provenance import Provenance
-from mlx_align.rope_names import older_names_of, turns_by_length
+from mlx_align.rope_names import longest_short, older_names_of
 
 SMALL = 1_000_000_000
 """Bases with fewer parameters are written in float32 to try an adapter on, larger ones in float16."""
@@ -35,8 +35,8 @@ NEEDS = {
 
 OTHERWISE = (
     "mlx-lm by itself reads the positions otherwise than they were trained with: the config.json has them as "
-    "rope_parameters, in the words of transformers 5. `mlx-align serve` and `mlx-align generate` read them "
-    "right; for other programs export the whole model with --to mlx-fused."
+    "rope_parameters, in the words of transformers 5. `mlx-align serve` and `mlx-align generate` know these "
+    "words; for other programs export the whole model with --to mlx-fused."
 )
 MAYBE = (
     "The config.json has the positions as rope_parameters, in the words of transformers 5, which mlx-lm by "
@@ -44,9 +44,9 @@ MAYBE = (
     "tells."
 )
 BY_LENGTH = (
-    "mlx-lm by itself, and so `mlx-align serve`, turns short texts by this model's factors for long ones "
-    "(LongRoPE), otherwise than it was trained with. `mlx-align generate` and `chat` go by the length; so do "
-    "transformers and llama.cpp, with --to hf, peft or gguf."
+    "mlx-lm by itself, and so `mlx-align serve`, turns short texts, too, by this model's factors for long "
+    "ones (LongRoPE). A run, `mlx-align generate` and `chat` go by the length; so do transformers and "
+    "llama.cpp, with --to hf, peft or gguf."
 )
 
 ROOM = 64
@@ -109,10 +109,9 @@ def otherwise(loaders: Sequence[str], worn: bool, model: Path, around: Surroundi
     folder = around.base if worn else model
     if "mlx" not in loaders or folder is None:
         return
-    if turns_by_length(folder):
-        if loaders[0] == "mlx":  # not of a model for transformers, which mlx-lm reads besides
-            yield BY_LENGTH
-    elif older_names_of(folder):
+    if loaders[0] == "mlx" and longest_short(folder) is not None:  # else it is for transformers
+        yield BY_LENGTH
+    if older_names_of(folder):
         if _missing("mlx") is not None:
             yield MAYBE
         elif not backends.mlx_reads_alike(folder):

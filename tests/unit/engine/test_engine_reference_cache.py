@@ -40,7 +40,7 @@ def rows(key: bytes = KEY, numbers: int = 5, fill: float = 0.5) -> Rows:
 def identity(**changes: Any) -> str:
     facts: dict[str, Any] = {
         "weights": "w", "start": None, "adapter": AdapterConfig(), "config": BackendConfig(),
-        "backend": FakeBackend(),
+        "backend": FakeBackend(), "long": False,
     }  # fmt: skip
     return policy_digest(**{**facts, **changes})
 
@@ -58,7 +58,7 @@ def test_each_policy_has_its_own_entries(tmp_path: Path) -> None:
     [
         {"weights": "v"},
         {"start": "s"},
-        {"longest": 4096},
+        {"long": True},
         {"adapter": AdapterConfig(type="dora")},
         {"config": BackendConfig(dtype="bfloat16")},
         {"config": BackendConfig(name="torch")},
