@@ -105,7 +105,7 @@ def _sweep(result: Result) -> str:
     measured, everything = len(cells), len(sweep())
     count = f"{everything} cells" if measured == everything else f"{measured} of {everything} cells so far"
     prompts, vocabularies = (
-        " and ".join(f"{number:,}" for number in sorted({cell[group][key] for cell in cells}))
+        _listed(sorted({cell[group][key] for cell in cells}))
         for group, key in (("lengths", "prompt"), ("shape", "vocab"))
     )
     largest = max(VOCABULARIES.values())
@@ -118,6 +118,12 @@ def _sweep(result: Result) -> str:
         "|---" * 8 + "|",
     ]
     return "\n".join([*head, *filter(None, lines)])
+
+
+def _listed(numbers: list[int]) -> str:
+    """Such as "50, 200 and 1,000"."""
+    *others, last = [f"{number:,}" for number in numbers]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _swept(title: str, name: str, method: str, cells: list[Result]) -> str:
