@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.widgets import Input, Static
@@ -293,18 +296,24 @@ def test_the_demo_is_one_key_away(root: Path, settings: TuiSettings) -> None:
     play(story())
 
 
+@asynccontextmanager
+async def demo_begun(root: Path, settings: TuiSettings, begun: threading.Event) -> AsyncIterator[Any]:
+    """An app without runs in which the demo is being prepared."""
+    app = AlignApp(root, settings=settings, launcher=launcher("ok", steps=20))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: home_of(app).query_one("#empty").display)
+        await pilot.press("d")
+        await until(pilot, begun.is_set)
+        yield app, pilot
+
+
 def test_a_demo_that_is_being_prepared_is_prepared_once_and_asked_about(
     root: Path, settings: TuiSettings, held: Held
 ) -> None:
     begun, go_on = held
 
     async def story() -> None:
-        app = AlignApp(root, settings=settings, launcher=launcher("ok", steps=20))
-        async with app.run_test(size=(80, 24)) as pilot:
-            home = home_of(app)
-            await until(pilot, lambda: home.query_one("#empty").display)
-            await pilot.press("d")
-            await until(pilot, begun.is_set)
+        async with demo_begun(root, settings, begun) as (app, pilot):
             await pilot.press("d", "q")
             await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
             assert "A run is being prepared" in in_one_line(app)
@@ -321,12 +330,8 @@ def test_a_demo_that_was_left_leaves_nothing(root: Path, settings: TuiSettings, 
     begun, go_on = held
 
     async def story() -> None:
-        app = AlignApp(root, settings=settings, launcher=launcher("ok", steps=20))
-        async with app.run_test(size=(80, 24)) as pilot:
+        async with demo_begun(root, settings, begun) as (app, pilot):
             home = home_of(app)
-            await until(pilot, lambda: home.query_one("#empty").display)
-            await pilot.press("d")
-            await until(pilot, begun.is_set)
             home.on_unmount()
             go_on.set()
             await until(pilot, lambda: home._demo is None)
