@@ -108,15 +108,19 @@ def long_prompt() -> list[Cell]:
 
 
 def sweep() -> list[Cell]:
-    """Prompts x vocabularies x checkpointing x methods."""
+    """Prompts x vocabularies x checkpointing x methods.
+
+    Four steps, two of them steady; half as many of the largest rows at the large vocabulary, where one step
+    takes a peer up to a minute, so that a repeat of all arms stays within some minutes.
+    """
     return [
         Cell(
             f"sweep-{method}-p{prompt}-v{name}{'-ckpt' if checkpointing else ''}",
             method,
             shape_small(vocab),
             Lengths(prompt, 200),
-            steps=4,
-            warmup=2,
+            steps=2 * _steady(prompt, vocab),
+            warmup=_steady(prompt, vocab),
             checkpointing=checkpointing,
         )
         for method in METHODS
@@ -124,6 +128,11 @@ def sweep() -> list[Cell]:
         for name, vocab in VOCABULARIES.items()
         for checkpointing in (False, True)
     ]
+
+
+def _steady(prompt: int, vocab: int) -> int:
+    """How many steps of a sweep cell are steady; as many come before them."""
+    return 1 if prompt == 1000 and vocab == VOCABULARIES["152k"] else 2
 
 
 def quick() -> list[Cell]:
