@@ -131,6 +131,12 @@ def change_weights(model: Path) -> None:
 # Other runs
 
 
+def test_a_second_epoch_computes_nothing(tmp_path: Path, scored: list[int]) -> None:
+    run = finished(tmp_path / "a", train__epochs=2, train__steps=None, train__batch_size=8)
+    assert sum(scored) == ROWS
+    assert run.state().step == 6
+
+
 def test_a_second_run_computes_nothing(tmp_path: Path, scored: list[int]) -> None:
     first = finished(tmp_path / "a")
     assert sum(scored) == ROWS

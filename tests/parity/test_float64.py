@@ -61,6 +61,11 @@ def exact(
     return value, {name: parameters[peft_name(name)].grad.numpy().T for name in state}
 
 
+def norm(state: State) -> float:
+    """Of all arrays as one vector."""
+    return float(np.sqrt(sum(np.square(array).sum() for array in state.values())))
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", CASES)
 def test_the_whole_path_in_float64(case: str) -> None:
@@ -74,6 +79,8 @@ def test_the_whole_path_in_float64(case: str) -> None:
     for backend, policy in policies.items():
         got, gradient, _ = ours(method, hp, policy)
         assert got == pytest.approx(value, rel=1e-5), backend
+        off = norm({name: gradient[name] - exactly for name, exactly in want.items()}) / norm(want)
+        assert off < 1e-5, f"{backend}: {off:.1e}"
         for name, exactly in want.items():
             error = np.abs(gradient[name] - exactly).max() / np.abs(exactly).max()
             assert error < 1e-4, f"{backend} {name}: {error:.1e}"

@@ -22,12 +22,13 @@ from mlx_align.backends.mlx.cpu import exp
 Head = Callable[[mx.array], mx.array]
 
 BLOCK = 64
-CHUNK_LOGITS, CHUNK_LEAST, CHUNK_ROWS = 1 << 22, 64, 16
-"""Logits in a chunk (16 MB in float32, of which a handful are alive at a time); positions at the least, in
-all lanes together and in one: a matrix product with fewer rows wastes its other factor."""
-GPU_TIMES, GPU_SHARE = 4, 1 / 320
-"""A GPU's chunk is up to so many times as long, as far as its float32 logits stay below this share of its
-memory: some ten such arrays are alive at a time (`habits.HEAD`), so that they need 3% of it together. A chunk
+CHUNK_LOGITS, CHUNK_LEAST, CHUNK_ROWS = 1 << 20, 64, 16
+"""Logits in a CPU's chunk (4 MB in float32, which caches keep from one pass over them to the next: four times
+as many took as long, or up to a tenth longer); positions at the least, in all lanes together and in one: a
+matrix product with fewer rows wastes its other factor."""
+GPU_LOGITS, GPU_TIMES, GPU_SHARE = 1 << 22, 4, 1 / 320
+"""A GPU's chunk has so many logits, or up to so many times as many, as far as they stay in float32 below this
+share of its memory: some ten such arrays are alive at a time (`habits.HEAD`), 3% of it together. A chunk
 of m positions computes m operations for each byte of a 16-bit head that it reads: 64 are about what a Mac can
 do while it reads a byte, and 256 what a CUDA card can. This is arithmetic; it was not measured on Metal."""
 
@@ -47,7 +48,8 @@ def chunk_positions(vocabulary: int, lanes: int = 1, gpu_memory: int = 0, *, fru
         frugal: whether a CPU is to save memory even where that takes time (at V = 152k and two lanes, up to a
             tenth, for half of the head's memory). A GPU's chunk is a small share of its memory as it is.
     """
-    least = max(chunk_least(lanes, frugal=frugal and not gpu_memory), CHUNK_LOGITS // vocabulary // 16 * 16)
+    logits = GPU_LOGITS if gpu_memory else CHUNK_LOGITS
+    least = max(chunk_least(lanes, frugal=frugal and not gpu_memory), logits // vocabulary // 16 * 16)
     roomy = int(gpu_memory * GPU_SHARE) // (4 * vocabulary) // 16 * 16
     return min(max(least, roomy), GPU_TIMES * least)
 

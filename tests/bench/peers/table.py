@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import median
 from typing import Any
 
@@ -14,6 +15,9 @@ GROUPS = {
     "12 steps of 2 pairs",
     "long": "Prompts of 1,000 tokens, responses of 200, 4 steps of 2 pairs",
 }
+
+MEMORY = [(vocab, on) for vocab in sorted(VOCABULARIES.values(), reverse=True) for on in (False, True)]
+"""The columns of memory in the sweep: vocabulary, and whether with checkpointing."""
 
 
 def peers(result: Result) -> str:
@@ -40,7 +44,10 @@ def _introduction(result: Result) -> str:
         f"({gate['loss']:.0e}), its adapter gradient ({gate['gradient']:.0e}) and the effect of its first "
         f"update on the next loss ({gate['update']:.0%}) agree with a float64 oracle; the worst that was "
         f"compared were off by {_worst(result, 'loss')}, {_worst(result, 'gradient')} and "
-        f"{_worst(result, 'update')}."
+        f"{_worst(result, 'update')}. Utilisation is counted arithmetic over time and the rate of the same "
+        "matrix products in the same run; it counts the head for the responses only. The load average before "
+        f"any arm began was at most {_load(result):.1f}. How many times as fast is rounded down, a share of "
+        "memory up; peers.json has every repeat, and the commit of each cell."
     )
 
 
@@ -50,16 +57,36 @@ def _worst(result: Result, what: str) -> str:
     return f"{max(arm['gate'][what] for arm in arms if arm['gate']['verdict'] == 'equivalent'):.1e}"
 
 
+def _load(result: Result) -> float:
+    """The largest load average of a minute before an arm began."""
+    arms = [arm for cell in result["cells"].values() for arm in cell["arms"].values() if "error" not in arm]
+    return max(load[0] for arm in arms for load in arm["load_average"])
+
+
+def _times(ratio: float) -> str:
+    """How many times as fast, never more than it is."""
+    return f"{math.floor(ratio * 10) / 10:.1f}x"
+
+
+def _share(ratio: float) -> str:
+    """A share of memory, never less than it is."""
+    return f"{math.ceil(ratio * 100) / 100:.2f}"
+
+
 def _group(result: Result, group: str, what: str) -> str:
     """One table: arms by methods."""
     methods = [method for method in METHODS if f"{group}-{method}" in result["cells"]]
     cells = {method: result["cells"][f"{group}-{method}"] for method in methods}
     shape = next(iter(cells.values()))
+    columns = [
+        "pair tokens/s (steady), memory, utilisation",
+        *(_heading(cells[method]) for method in methods),
+    ]
     lines = [
         f"{what}; {shape['parameters'] / 1e6:.1f} million weights, V = {shape['shape']['vocab']:,}:",
         "",
-        "| pair tokens/s, memory | " + " | ".join(_heading(cells[method]) for method in methods) + " |",
-        "|---" * (len(methods) + 1) + "|",
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
     ]
     for name, arm in result["arms"].items():
         row = [_entry(cells[method], name, method) for method in methods]
@@ -74,18 +101,22 @@ def _heading(cell: Result) -> str:
 
 
 def _entry(cell: Result, name: str, method: str) -> str:
-    """Rate, memory and how many times as fast our arm of the same definition is."""
+    """Rates, memory, utilisation and how many times as fast our arm of the same definition is."""
     arm = cell["arms"].get(name)
     if arm is None:
         return ""
     if "error" in arm:
         return "does not run"
-    text = f"{arm['whole_rate']['median']:.0f}, {arm['peak_over_base'] / 1e9:.2f} GB"
+    text = (
+        f"{arm['whole_rate']['median']:.0f} ({arm['steady_rate']['median']:.0f}), "
+        f"{arm['peak_over_base'] / 1e9:.2f} GB, {arm['utilisation']['pair']:.0%}"
+    )
     if arm["gate"]["verdict"] != "equivalent":
         return f"{text} (not equivalent: {'; '.join(arm['gate']['failed'])})"
     if name in cell["ratios"]:
         against = "" if twin_of(name, method) == "ours" else " ¹"
-        text += f" (ours {cell['ratios'][name]['whole']:.1f}x{against})"
+        ratio = cell["ratios"][name]
+        text += f": ours {_times(ratio['whole'])} ({_times(ratio['steady'])}){against}"
     return text
 
 
@@ -108,14 +139,14 @@ def _sweep(result: Result) -> str:
         _listed(sorted({cell[group][key] for cell in cells}))
         for group, key in (("lengths", "prompt"), ("shape", "vocab"))
     )
-    largest = max(VOCABULARIES.values())
+    memory = " | ".join(f"V = {vocab:,}{', ckpt.' if on else ''}" for vocab, on in MEMORY)
     head = [
         f"A sweep with a smaller body, {count}: prompts of {prompts} tokens, responses of 200, V = "
-        f"{vocabularies}, checkpointing off and on. How many times as fast ours is, and the largest share of "
-        f"the peer's memory that ours takes at V = {largest:,}:",
+        f"{vocabularies}, checkpointing off and on. How many times as fast ours is over the whole run, and "
+        "the largest share of the peer's memory that ours takes:",
         "",
-        "| | | cells | slowest | median | fastest | memory, checkpointing off | on |",
-        "|---" * 8 + "|",
+        f"| | | cells | slowest | median | fastest | {memory} |",
+        "|---" * 10 + "|",
     ]
     return "\n".join([*head, *filter(None, lines)])
 
@@ -131,16 +162,18 @@ def _swept(title: str, name: str, method: str, cells: list[Result]) -> str:
     if not cells:
         return ""
     speed = [cell["ratios"][name]["whole"] for cell in cells]
-    large = [cell for cell in cells if cell["shape"]["vocab"] == max(VOCABULARIES.values())]
-    shares = [
-        max((c["ratios"][name]["memory"] for c in large if c["checkpointing"] == checkpointing), default=None)
-        for checkpointing in (False, True)
+    shares: dict[tuple[int, bool], list[float]] = {}
+    for cell in cells:
+        of_this = shares.setdefault((cell["shape"]["vocab"], cell["checkpointing"]), [])
+        of_this.append(cell["ratios"][name]["memory"])
+    found = [
+        title,
+        method,
+        str(len(cells)),
+        *map(_times, (min(speed), median(speed), max(speed))),
+        *(_share(max(shares[key])) if key in shares else "" for key in MEMORY),
     ]
-    memory = " | ".join("" if share is None else f"{share:.2f}" for share in shares)
-    return (
-        f"| {title} | {method} | {len(cells)} | {min(speed):.1f}x | {median(speed):.1f}x | "
-        f"{max(speed):.1f}x | {memory} |"
-    )
+    return f"| {' | '.join(found)} |"
 
 
 def _disclosures(result: Result) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.bench.peers import cells, flops, gate, oracle, summary, workload
+from tests.bench.peers import cells, flops, gate, oracle, run, summary, workload
 from tests.bench.peers.contenders import CONTENDERS
 from tests.bench.peers.workload import Row, Workload
 
@@ -107,6 +108,28 @@ def test_a_reference_pass_beforehand_is_charged_to_the_steady_state(work: Worklo
     outside = {"step_seconds": [4.0, 1.0, 1.0], "reference_seconds": 2.0 * total / steady}
     assert summary.steady_rate(work, inside) == pytest.approx(steady / 4)
     assert summary.steady_rate(work, outside) == pytest.approx(summary.steady_rate(work, inside))
+
+
+def test_arms_take_turns_and_say_how_busy_the_machine_was(
+    work: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def process(python: Path, arguments: list[str]) -> None:
+        module, target = arguments[1].rsplit(".")[-1], Path(arguments[3])
+        ran.append(module)
+        target.write_text(json.dumps({"rate": 1.0, "whole_seconds": 2.0}), encoding="utf-8")
+
+    monkeypatch.setattr(run, "process", process)
+    bench = run.Bench(["ours", "mlx-lm-lora", "trl"], 3, tmp_path)
+    results: dict[str, dict[str, Any]] = {name: {"outcomes": []} for name in bench.arms}
+    for repeat in range(3):
+        bench._turn(repeat, cells.quick()[0], work, results, {})
+    ours, lora, trl = (CONTENDERS[name].module for name in bench.arms)
+    turns = [ran[at : at + 5] for at in range(0, 15, 5)]
+    assert [turn[:2] for turn in turns] == [["flops", "flops"]] * 3
+    assert [turn[2:] for turn in turns] == [[ours, lora, trl], [lora, trl, ours], [trl, ours, lora]]
+    assert all(len(outcome["load_average"]) == 3 for of in results.values() for outcome in of["outcomes"])
 
 
 def test_only_equivalent_arms_are_compared() -> None:

@@ -10,6 +10,7 @@ import pytest
 from mlx_align import backends, embedded
 from mlx_align.backends.base import MemoryUse
 from mlx_align.backends.mlx import forward, policy, selected
+from mlx_align.backends.mlx.backend import MEMORY_SHARE
 from mlx_align.backends.mlx.checkpointing import Checkpointing
 from mlx_align.backends.mlx.memory import cache_limit, gpu_memory, memory_of, to_be_cleared
 from mlx_align.backends.mlx.selected import chunk_positions
@@ -47,10 +48,14 @@ def test_a_cpu_gives_back_what_is_above_a_gibibyte() -> None:
         assert to_be_cleared(use, GIB + 1, CPU)
 
 
-def test_the_backend_sets_its_devices_limit() -> None:
+def test_the_backend_sets_its_devices_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the wired one: raising it has been seen to end in kernel panics."""
+    monkeypatch.setattr(mx, "set_wired_limit", lambda limit: pytest.fail("the wired limit is left alone"))
     backend = backends.create(BackendConfig(device="cpu"))
     limit = cache_limit(backend.memory().limit, CPU)
     assert mx.set_cache_limit(limit) == limit
+    most = int(backend.memory().limit * MEMORY_SHARE)
+    assert mx.set_memory_limit(most) == most
     assert backend.memory().limit == memory_of(CPU) > GIB
 
 
@@ -102,6 +107,6 @@ def test_chunks_know_the_gpus_memory(chunks: list[int], monkeypatch: pytest.Monk
     assert gpu_memory() == 0
     monkeypatch.setattr(forward, "gpu_memory", lambda: 48 * GIB)
     trained.logps(batch)
-    assert max(chunks) == 4 * min(chunks)
+    assert max(chunks) > min(chunks)
     vocabulary, lanes = trained._forward.vocabulary, trained._forward.lanes
     assert set(chunks) == {chunk_positions(vocabulary, lanes), chunk_positions(vocabulary, lanes, 48 * GIB)}

@@ -129,7 +129,8 @@ def test_the_logits_are_never_all_alive() -> None:
 
 
 def test_a_chunk_is_bounded_by_the_vocabulary() -> None:
-    assert chunk_positions(32_000) * 32_000 <= 1 << 22
+    assert chunk_positions(16_000) * 16_000 <= 1 << 20
+    assert chunk_positions(32_000, 1, 1) * 32_000 <= 1 << 22, "a GPU's"
     assert chunk_positions(1024) % 16 == 0
     assert chunk_positions(152_000) == chunk_positions(10**9) == 64
 
@@ -137,19 +138,19 @@ def test_a_chunk_is_bounded_by_the_vocabulary() -> None:
 def test_lanes_share_what_is_least() -> None:
     """Two lanes at the head together have as many logits as one lane alone."""
     assert [chunk_positions(152_000, lanes) for lanes in (1, 2, 3, 4, 16)] == [64, 32, 16, 16, 16]
-    assert chunk_positions(32_000, 2) == chunk_positions(32_000)
+    assert chunk_positions(16_000, 2) == chunk_positions(16_000)
 
 
 def test_a_frugal_chunk_is_short_on_a_cpu_only() -> None:
     assert [chunk_positions(152_000, lanes, frugal=True) for lanes in (1, 2, 16)] == [16, 16, 16]
-    assert chunk_positions(32_000, 2, frugal=True) == chunk_positions(32_000)
+    assert chunk_positions(16_000, 2, frugal=True) == chunk_positions(16_000)
     assert chunk_positions(152_000, 1, 48 << 30, frugal=True) == chunk_positions(152_000, 1, 48 << 30)
 
 
 def test_a_gpu_takes_longer_chunks_as_far_as_its_memory_lets_it() -> None:
     gib = 1 << 30
     assert [chunk_positions(152_000, 1, n * gib) for n in (5, 11, 24, 48, 80)] == [64, 64, 128, 256, 256]
-    assert chunk_positions(32_000, 1, 48 * gib) == 4 * chunk_positions(32_000)
+    assert chunk_positions(32_000, 1, 48 * gib) == 4 * chunk_positions(32_000, 1, 1)
     for vocabulary in (1024, 32_000, 152_000, 262_144):
         chunk = chunk_positions(vocabulary, 1, 48 * gib)
         assert chunk % 16 == 0

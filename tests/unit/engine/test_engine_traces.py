@@ -10,6 +10,8 @@ import pytest
 from mlx_align.backends.mlx.policy import MlxPolicy
 from mlx_align.batch import Batch
 from mlx_align.data.shapes import PASS_SHAPES, TRAIN_SHAPES
+from mlx_align.events import Step
+from mlx_align.runs import EventReader
 from tests import support
 
 
@@ -18,12 +20,14 @@ def test_a_dpo_run_makes_one_trace_for_each_of_its_shapes(
 ) -> None:
     """Reference, training and evaluation: the held-out rows are read by two of them, in the same shapes."""
     seen: dict[str, set[tuple[Any, ...]]] = {"accumulate": set(), "logps": set(), "evaluate": set()}
+    trained = []
 
     def watch(name: str) -> None:
         plain = getattr(MlxPolicy, name)
 
         def noting(self: MlxPolicy, batch: Batch, *arguments: Any, **options: Any) -> Any:
             seen[name].add((batch.prompt_ids.shape, batch.branch_ids.shape, batch.scored.shape))
+            trained.extend([batch] if name == "accumulate" else [])
             return plain(self, batch, *arguments, **options)
 
         monkeypatch.setattr(MlxPolicy, name, noting)
@@ -40,3 +44,6 @@ def test_a_dpo_run_makes_one_trace_for_each_of_its_shapes(
     assert seen["evaluate"] <= seen["logps"]
     assert len(seen["logps"]) <= 2 * PASS_SHAPES
     assert memory.traces == len(seen["accumulate"]) + len(seen["logps"]) + 1
+    steps = [event for event in EventReader(run.events).read() if isinstance(event, Step)]
+    assert sum(step.padded for step in steps) == sum(batch.padded() for batch in trained)
+    assert sum(step.tokens for step in steps) == sum(batch.tokens() for batch in trained)
