@@ -21,9 +21,6 @@ OWN_NAMES = {
 }
 """Architectures with older keys of their own, in mlx-lm and in transformers."""
 
-SHORT = 4096
-"""What Phi 3 takes for it that does not say up to how many tokens a text is short."""
-
 MERGING = ("gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "olmo3")
 """Where layers differ, transformers puts `rope_scaling` into one table of these architectures. Of the others
 it takes it for all there is, so that it must not be added to them."""
@@ -85,23 +82,20 @@ def older_names_of(folder: Path) -> dict[str, Any]:
     return older_names(_read(folder))
 
 
-def longest_short(folder: Path) -> int | None:
-    """Tokens of the longest text that a model turns by its factors for short ones (LongRoPE).
+def by_length(table: Mapping[str, Any]) -> bool:
+    """Whether a table has factors, or a loudness, for short texts and others for long ones (LongRoPE)."""
+    return any(table.get(f"short_{kind}") != table.get(f"long_{kind}") for kind in ("factor", "mscale"))
 
-    Returns:
-        None if it has no others for long ones.
+
+def turns_by_length(folder: Path) -> bool:
+    """`by_length` of a model's folder.
 
     Raises:
         OSError: its config.json cannot be read.
         ValueError: it is not JSON.
     """
     config = _read(folder)
-    facts = {**_mapping(config.get("text_config")), **config}
-    whole, _ = tables(facts)
-    if whole.get("short_factor") == whole.get("long_factor"):
-        return None
-    name = "original_max_position_embeddings"
-    return int(facts.get(name) or whole.get(name) or SHORT)
+    return by_length(tables({**_mapping(config.get("text_config")), **config})[0])
 
 
 def _read(folder: Path) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_align.backends.positions import Positions
 from mlx_align.batch import Batch
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
 from mlx_align.methods.base import Hyperparameters, Method
@@ -246,9 +247,11 @@ class Policy(Protocol):
 
     Attributes:
         notes: what this model does not allow in the usual, faster way, as sentences for a person.
+        positions: how it chooses between two lists of position factors (LongRoPE); None: it has one at most.
     """
 
     notes: tuple[str, ...]
+    positions: Positions | None
 
     def trainable_parameters(self) -> int:
         """How many numbers are trained."""
@@ -384,6 +387,8 @@ class Backend(Protocol):
             longest: tokens of the longest sequence among its rows. A model that turns positions of short
                 and of long sequences by other factors (LongRoPE) reads all of them as one of this length, so
                 that a row is the same whatever else is in its batch. None: each batch by its own width.
+                Phi MoE on torch keeps the factors for short ones, and its loudness alone goes by the length,
+                as in transformers.
 
         Raises:
             UsageError: the folder is not a model this backend can load, or no layer matches.

@@ -50,6 +50,11 @@ class Row:
         """The tokens that it continues."""
         return self.asked.prompts[self.prompt]
 
+    @property
+    def most(self) -> int:
+        """Tokens that it may come to have, its prompt's included."""
+        return len(self.prompt_ids) + self.asked.sampling.max_tokens
+
     def add(self, token: int) -> bool:
         """Take the next token, unless it is over; returns whether it is over now."""
         if self.result is None:
@@ -76,6 +81,21 @@ def groups_of(asked: Asked) -> list[Group]:
         [Row(asked, prompt, sample) for sample in range(asked.samples)]
         for prompt in range(len(asked.prompts))
     ]
+
+
+def apart(groups: Sequence[Group], border: float) -> Iterator[tuple[bool, list[Group]]]:
+    """The groups whose completions may come to be long, apart from those whose cannot (LongRoPE).
+
+    Args:
+        groups: all of them.
+        border: tokens of the longest sequence that is short, prompt and completion together.
+
+    Yields:
+        whether they may, and the groups; none where there are none of a kind.
+    """
+    for long in (False, True):
+        if kind := [group for group in groups if (group[0].most > border) == long]:
+            yield long, kind
 
 
 def waves(groups: Sequence[Group], width: int, *, together: bool = True) -> Iterator[list[Group]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from mlx_align import methods
@@ -10,11 +9,10 @@ from mlx_align.backends.adapter_files import read_facts
 from mlx_align.backends.base import Objective
 from mlx_align.combinations import COMPARED, UNCOMPARED, compares
 from mlx_align.config import RunConfig
-from mlx_align.data import ChatTokenizer, Dataset, Example, Tokenized, lint, tokenize_rows
+from mlx_align.data import ChatTokenizer, Dataset, Tokenized, lint, tokenize_rows
 from mlx_align.engine.reporter import Reporter
 from mlx_align.errors import UsageError
 from mlx_align.methods.grpo import GrpoHyperparameters
-from mlx_align.rope_names import longest_short
 
 FEW = 20
 """Fewer held-out rows than this say little: one row is more than five points of accuracy."""
@@ -41,44 +39,17 @@ def tokenized(config: RunConfig, dataset: Dataset, tokenizer: ChatTokenizer) -> 
     Raises:
         DataError: a row cannot be used, or none is left.
     """
-    reserved = _reserved(config)
-    longest, too_long = config.data.max_length, config.data.too_long
+    longest, too_long, kept = config.data.max_length, config.data.too_long, reserved(config)
     train, valid = (
-        tokenize_rows(rows, tokenizer, max_length=longest, too_long=too_long, reserved=reserved)
+        tokenize_rows(rows, tokenizer, max_length=longest, too_long=too_long, reserved=kept)
         for rows in (dataset.train, dataset.valid)
     )
     return train, valid
 
 
-def longest_of(config: RunConfig, rows: Iterable[Example]) -> int:
-    """Tokens of the longest sequence that a run reads, of which the answer may have to be sampled first."""
-    return max(row.length for row in rows) + _reserved(config)
-
-
-def _reserved(config: RunConfig) -> int:
+def reserved(config: RunConfig) -> int:
     """Tokens to keep free for an answer that the policy will write."""
     return config.sampling.max_tokens if methods.get(config.method.name).rows == "prompt" else 0
-
-
-def reads_long(folder: Path, longest: int) -> bool:
-    """Whether a model reads a run of such rows with its factors for long texts (LongRoPE)."""
-    try:
-        short = longest_short(folder)
-    except (OSError, ValueError):  # what is wrong with its config.json is said when it is loaded
-        return False
-    return short is not None and longest > short
-
-
-def tell_long(report: Reporter, folder: Path, longest: int) -> None:
-    """Alert a person to a model that is trained as it does not read short texts elsewhere."""
-    if reads_long(folder, longest):
-        short = longest_short(folder)
-        text = (
-            f"The longest row has {longest} tokens, and this model turns texts of more than {short} by other "
-            f"factors (LongRoPE): all rows are read with those for long texts. Where programs read short "
-            f"questions with the others, answers differ; data.max_length={short} leaves the long rows out."
-        )
-        report.alert("long-positions", text)
 
 
 def tell_filters(report: Reporter, config: RunConfig) -> None:

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mlx_align import __version__, backends
 from mlx_align.backends.base import ALONE, Backend, Objective, Policy, World
 from mlx_align.config import RunConfig
 from mlx_align.data import ChatTokenizer, Dataset, Example, load_dataset
 from mlx_align.digests import Digests, files_of_adapter, files_of_model
-from mlx_align.engine import preparing
+from mlx_align.engine import positions, preparing
 from mlx_align.engine.data import RunData, fingerprint
 from mlx_align.engine.evaluation import spread
 from mlx_align.engine.feed import Feed
@@ -84,6 +84,7 @@ class Session:
             weights = self._weights()
             data = self._data(backend, tokenizer, train, valid, held)
             policy = self._policy(backend)
+            self._settled(policy, valid)
             policy.join(self.world)
         self._same_on_all_ranks(policy, weights)
         state = self._begin(backend, policy, data)
@@ -131,11 +132,11 @@ class Session:
             "The tokenizer or its chat template has changed, or the template writes the present date. "
             "Put them back as they were, or start a new run.",
         )
-        self._longest = preparing.longest_of(config, train.examples + valid.examples)
+        held_out = spread(valid.examples, config.eval.rows)
+        self._longest = positions.longest_of(config, [*train.examples, *held_out])
         if self.resumed is None:
             preparing.tell_findings(self.report, config, dataset, train, valid)
-            preparing.tell_long(self.report, Path(self.run.env()["model_folder"]), self._longest)
-        return train.examples, spread(valid.examples, config.eval.rows)
+        return train.examples, held_out
 
     def _data(
         self,
@@ -204,7 +205,7 @@ class Session:
             text = f"The run's memory could not be planned: {error.message}."
             self.report.alert("not-planned", text, level="info")
 
-    def _same(self, name: str, value: str, changed: str, where: str, hint: str) -> None:
+    def _same(self, name: str, value: Any, changed: str, where: str, hint: str) -> None:
         """Note a fact in env.json, or refuse a resume for which it is another."""
         env = self.run.env()
         if env.setdefault(name, value) != value:
@@ -251,6 +252,15 @@ class Session:
             config = config.model_copy(update={"adapter": config.adapter.model_copy(update=start)})
         folder, seed = Path(self.run.env()["model_folder"]), config.train.seed
         return backend.load_policy(folder, config.adapter, config.optim, seed, self._longest)
+
+    def _settled(self, policy: Policy, valid: Sequence[Example]) -> None:
+        """Which list of position factors the run is read with, where the model has two."""
+        if (found := policy.positions) is None:
+            return
+        chosen = positions.record(found)
+        self._same(positions.KEY, chosen, positions.CHANGED, self.run.name, positions.PUT_BACK)
+        if self.resumed is None:
+            positions.tell(self.report, self.config, found, self._longest, valid)
 
     def _same_on_all_ranks(self, policy: Policy, weights: str) -> None:
         facts = {
@@ -304,7 +314,7 @@ class Session:
         config, method = self.config, data.objective.method
         begun = config.adapter.start is not None
         start = self._digests.folder(self.run.start, files_of_adapter) if begun else None
-        long = preparing.reads_long(Path(self.run.env()["model_folder"]), self._longest)
+        long = positions.reads_long(policy)
         known_as = policy_digest(weights, start, config.adapter, config.backend, backend, long=long)
         reference = Reference(
             policy,

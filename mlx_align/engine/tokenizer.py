@@ -25,9 +25,12 @@ def load_tokenizer(folder: Path, moment: datetime | None = None) -> ChatTokenize
     Raises:
         UsageError: the folder has no usable tokenizer or chat template.
     """
+    loader = _auto_tokenizer()
+    from huggingface_hub.errors import StrictDataclassError  # of a config.json with wrong types
+
     try:
-        tokenizer = _auto_tokenizer().from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = loader.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise UsageError(f"the tokenizer cannot be loaded: {error}", where=str(folder)) from None
     if moment is not None:
         tokenizer.chat_template = _dated(tokenizer.chat_template, moment)

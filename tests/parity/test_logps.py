@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mlx_align.backends.base import Policy, Sampling
+from mlx_align.backends.positions import Positions
 from mlx_align.config import AdapterConfig
 from mlx_align.data import collate
 from tests import support
@@ -103,6 +104,8 @@ def test_longrope(border: int, longest: int | None, folder_of: Callable[[str], P
     changes = {"rope_scaling": scaling, "rope_parameters": None, **short}
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
     policies = both(folder, "lora", longest=longest)
+    chosen = Positions(border, None if longest is None else longest > border)
+    assert [policy.positions for policy in policies.values()] == [chosen] * 2
     prompts = [example.prompt_ids[: 20 + 7 * i] for i, example in enumerate(support.examples()[:4])]
     torch, mlx = (
         policies[backend].generate(prompts, sampling=Sampling(max_tokens=8), stop_ids=[1023])

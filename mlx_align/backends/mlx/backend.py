@@ -131,7 +131,7 @@ class MlxBackend:
         try:
             with longrope.understood():
                 model, _ = load_model(folder, model_config=older_names_of(folder))
-        except (ValueError, OSError, KeyError, TypeError, RuntimeError) as error:
+        except (ValueError, OSError, KeyError, TypeError, RuntimeError, ArithmeticError) as error:
             raise UsageError(
                 f"mlx-lm cannot load this model: {error}",
                 where=str(folder),

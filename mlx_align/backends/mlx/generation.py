@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_align.backends.base import Generation
-from mlx_align.backends.completions import Asked, Group, groups_of, results, uniforms, waves
+from mlx_align.backends.completions import Asked, Group, apart, groups_of, results, uniforms, waves
 from mlx_align.backends.mlx.arrays import to_numpy
 from mlx_align.backends.mlx.caches import after_prompts, take
 from mlx_align.backends.mlx.longrope import border, chosen
@@ -34,9 +34,7 @@ def generate(model: nn.Module, asked: Asked, *, together: bool) -> list[list[Gen
             `caches.trouble_together`.
     """
     groups = groups_of(asked)
-    short = border(model) - asked.sampling.max_tokens
-    for long in (False, True):
-        kind = [group for group in groups if (len(group[0].prompt_ids) > short) == long]
+    for long, kind in apart(groups, border(model)):
         with chosen(model, long=long):
             for wave in waves(kind, SIDE_BY_SIDE, together=together):
                 _decode(model, wave)

@@ -1,4 +1,4 @@
-"""LongRoPE as transformers reads it: factors for short sequences, and others for long ones.
+"""LongRoPE: factors for short sequences and others for long ones, read as transformers reads Phi 3 with them.
 
 Phi 3.5, Phi 4 mini, Phi MoE and MiniCPM have two lists of factors that their frequencies are divided by: one
 for sequences of up to `original_max_position_embeddings` tokens (the border), one for longer ones. mlx-lm's
@@ -8,8 +8,9 @@ network than in any other program. While `understood` is open, a model that is l
 A sequence must be read with one list: a query and a key that were turned by different ones do not tell how
 far apart they are. Programs differ in when they choose. transformers does at every call, by the largest
 position in the batch, padding included, and where a decoded sequence crosses the border its Phi 3 reads all
-of it anew (its Phi MoE changes the loudness there, and keeps the short list); llama.cpp does when it opens a
-context, by its size. Here
+of it anew. Its Phi MoE keeps the short list at any length, and changes the loudness alone: beyond the border
+it is another network there than here, on the torch backend too. llama.cpp chooses when it opens a context, by
+its size. Here
 
     a run         once, by the longest sequence among its rows (`settle`): each is the same in the reference,
                   in rollouts and in training, whatever is beside it in a batch. What the run generates
@@ -34,6 +35,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.rope_utils import SuScaledRoPE
+
+from mlx_align.backends.positions import Positions
+from mlx_align.rope_names import by_length
 
 NOTE = (
     "mlx-lm reads all texts with this model's position factors for long ones, short texts too, for which the "
@@ -83,8 +87,8 @@ class LongRoPE(SuScaledRoPE):  # type: ignore[misc]
 def understood() -> Iterator[None]:
     """While it is open, what would be mlx-lm's SuScaledRoPE in a model that is loaded is a `LongRoPE`.
 
-    Only what makes one is told the short list, so it is listened to: architectures differ in how their
-    configurations have it, and mlx-lm keeps nothing of it.
+    Where both lists are the same, mlx-lm's own is right. Only what makes one is told the short list, so it is
+    listened to: architectures differ in how their configurations have it, and mlx-lm keeps nothing of it.
     """
     plain = SuScaledRoPE.__init__
     names = inspect.signature(plain)
@@ -93,8 +97,9 @@ def understood() -> Iterator[None]:
         plain(rope, *args, **kwargs)
         given = names.bind(rope, *args, **kwargs)
         given.apply_defaults()
-        rope.__class__ = LongRoPE
-        rope.remember(given.arguments)
+        if by_length(given.arguments):
+            rope.__class__ = LongRoPE
+            rope.remember(given.arguments)
 
     SuScaledRoPE.__init__ = make
     try:
@@ -107,6 +112,15 @@ def settle(model: nn.Module, longest: int) -> None:
     """Read everything with the list that a sequence of so many tokens asks for, from now on."""
     for rope in _open(model):
         rope.long = longest > rope.original_max_position_embeddings
+
+
+def positions(model: nn.Module) -> Positions | None:
+    """How the model chooses between its lists; None if it has one at most, or no sequence is ever long."""
+    ropes = [module for module in model.modules() if isinstance(module, LongRoPE)]
+    first = min(ropes, key=lambda rope: rope.original_max_position_embeddings, default=None)
+    if first is None or not math.isfinite(first.original_max_position_embeddings):
+        return None
+    return Positions(int(first.original_max_position_embeddings), first.long)
 
 
 def border(model: nn.Module) -> float:

@@ -28,7 +28,7 @@ from mlx_align.backends.base import (
     World,
 )
 from mlx_align.backends.completions import Asked
-from mlx_align.backends.mlx import adapters, generation
+from mlx_align.backends.mlx import adapters, generation, longrope
 from mlx_align.backends.mlx.arrays import Arrays, state_of, to_numpy, tree_of
 from mlx_align.backends.mlx.caches import trouble_together
 from mlx_align.backends.mlx.checkpointing import Checkpointing, check_called, checkpointed
@@ -91,6 +91,7 @@ class MlxPolicy:
         trouble = trouble_together(model)
         self._together = trouble is None
         self.notes = (*reading.notes, *([ONE_BY_ONE.format(trouble)] if trouble else []))
+        self.positions = longrope.positions(model)
         self._reading, self._forward = reading, reading.forward
         substitutes = scope(model, SUBSTITUTES if lanes else {}, checkpointed(model, checkpointing))
         if checkpointing == "layers":  # a layer that cannot be computed twice says so now, not hours later

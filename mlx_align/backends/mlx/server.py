@@ -22,7 +22,7 @@ from typing import Any
 from mlx_lm import server
 
 from mlx_align.backends.mlx.longrope import NOTE
-from mlx_align.rope_names import longest_short, older_names_of
+from mlx_align.rope_names import older_names_of, turns_by_length
 
 DEFAULT = "default_model"
 """mlx-lm's word for what the server was started with."""
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
 
 def load(folder: str, *given: Any, **options: Any) -> Any:
     """What mlx-lm's function of this name returns, for a config.json in any words; differences are told."""
-    if longest_short(Path(folder)) is not None:
+    if turns_by_length(Path(folder)):
         print(NOTE, file=sys.stderr, flush=True)
     return _load(folder, *given, model_config=older_names_of(Path(folder)), **options)
 

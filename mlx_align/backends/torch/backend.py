@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging
 
 from mlx_align import installing
 from mlx_align.backends.base import MemoryUse
-from mlx_align.backends.torch import adapters
+from mlx_align.backends.torch import adapters, longrope
 from mlx_align.backends.torch.memory import memory_use
 from mlx_align.backends.torch.policy import TorchPolicy
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
@@ -22,6 +23,10 @@ from mlx_align.errors import UsageError
 from mlx_align.paths import typed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+REFUSALS = (
+    ValueError, OSError, KeyError, TypeError, RuntimeError, ImportError, ArithmeticError, StrictDataclassError
+)  # fmt: skip
+"""What transformers raises of a model that it cannot load; the last is of a config.json with wrong types."""
 
 
 def create(config: BackendConfig) -> TorchBackend:
@@ -76,21 +81,20 @@ class TorchBackend:
     ) -> TorchPolicy:
         """Load a model folder and put an adapter on it."""
         base = self.load_model(model)
-        if longest is not None:
-            _settle_positions(base.config.get_text_config(), longest)
+        positions = longrope.settle(base, longest)
         if self._checkpointing == "layers":
             _checkpoint_layers(base)
         if adapter.start is not None:
             attached = adapters.attach_saved(base, typed(adapter.start))
         else:
             attached = adapters.attach_new(base, adapter, seed)
-        return TorchPolicy(base, attached, optim, self.memory)
+        return TorchPolicy(base, attached, optim, self.memory, positions)
 
     def load_for_generation(self, model: Path, adapter: Path | None) -> TorchPolicy:
         """Load a model folder, with a saved adapter or without one."""
         base = self.load_model(model)
         attached = adapters.attach_saved(base, adapter) if adapter else None
-        return TorchPolicy(base, attached, None, self.memory)
+        return TorchPolicy(base, attached, None, self.memory, longrope.settle(base, None))
 
     def load_model(self, folder: Path) -> Any:
         """Load a model folder into transformers' own class, frozen.
@@ -101,7 +105,7 @@ class TorchBackend:
         _refuse_mlx_quantised(folder)
         try:
             model, info = AutoModelForCausalLM.from_pretrained(folder, **self._options(folder))
-        except (ValueError, OSError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        except REFUSALS as error:
             raise UsageError(
                 f"transformers cannot load this model: {error}",
                 where=str(folder),
@@ -138,18 +142,6 @@ class TorchBackend:
             )
             options["device_map"] = {"": 0}
         return options
-
-
-def _settle_positions(config: Any, longest: int) -> None:
-    """Let LongRoPE take the factors of a sequence of so many tokens for all.
-
-    transformers asks its configuration at every call how long a short sequence may be.
-    """
-    turning = getattr(config, "rope_parameters", None) or {}
-    if turning.get("rope_type") != "longrope":
-        return
-    border = 2 if longest > turning["original_max_position_embeddings"] else 1 << 30
-    turning["original_max_position_embeddings"] = config.original_max_position_embeddings = border
 
 
 def _checkpoint_layers(model: Any) -> None:

@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from mlx_align.backends.base import Generation, Sampling
-from mlx_align.backends.completions import Asked, Group, Row, groups_of, results, uniforms, waves
+from mlx_align.backends.completions import Asked, Group, Row, apart, groups_of, results, uniforms, waves
+from mlx_align.backends.torch.longrope import border, chosen
 
 SIDE_BY_SIDE = 32
 """Sequences decoded together, as on the MLX backend."""
@@ -29,9 +30,10 @@ SIDE_BY_SIDE = 32
 def generate(model: Any, asked: Asked) -> list[list[Generation]]:
     """Continue the prompts; for each its continuations."""
     groups = groups_of(asked)
-    for wave in waves(groups, SIDE_BY_SIDE):
-        with torch.no_grad():
-            _decode(model, wave)
+    for long, kind in apart(groups, border(model)):
+        with chosen(model, long=long), torch.no_grad():
+            for wave in waves(kind, SIDE_BY_SIDE):
+                _decode(model, wave)
     return results(groups)
 
 

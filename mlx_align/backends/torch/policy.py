@@ -27,6 +27,7 @@ from mlx_align.backends.base import (
 )
 from mlx_align.backends.completions import Asked
 from mlx_align.backends.parts import pieces, rejoined
+from mlx_align.backends.positions import Positions
 from mlx_align.backends.sequences import whole_sequences
 from mlx_align.backends.torch import generation
 from mlx_align.backends.torch.adapters import Attached
@@ -50,6 +51,7 @@ class TorchPolicy:
         adapter: the adapter, or None for a bare model.
         config: the optimiser, or None for a policy that only scores and generates.
         memory: reports the memory in use.
+        positions: `backends.base.Policy.positions`.
     """
 
     def __init__(
@@ -58,13 +60,14 @@ class TorchPolicy:
         adapter: Attached | None,
         config: OptimConfig | None,
         memory: Callable[[], MemoryUse],
+        positions: Positions | None = None,
     ) -> None:
         self._model, self._config = model, config
         self._adapter = adapter or Attached({}, {}, [])
         self._gradient: dict[str, torch.Tensor] | None = None
         self._float16 = any(p.dtype == torch.float16 for p in model.parameters())
         self._checkpointed = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
-        self.memory = memory
+        self.memory, self.positions = memory, positions
         self.notes: tuple[str, ...] = ()
         if config is not None:
             values = {name: leaf.value for name, leaf in self._adapter.leaves.items()}

@@ -21,7 +21,7 @@ from mlx_align.export.comparing import coarser
 from mlx_align.export.evidence import Reader
 from mlx_align.export.gguf import convert
 from mlx_align.export.provenance import Provenance
-from mlx_align.rope_names import longest_short, older_names_of
+from mlx_align.rope_names import older_names_of, turns_by_length
 
 SMALL = 1_000_000_000
 """Bases with fewer parameters are written in float32 to try an adapter on, larger ones in float16."""
@@ -109,7 +109,7 @@ def otherwise(loaders: Sequence[str], worn: bool, model: Path, around: Surroundi
     folder = around.base if worn else model
     if "mlx" not in loaders or folder is None:
         return
-    if loaders[0] == "mlx" and longest_short(folder) is not None:  # else it is for transformers
+    if loaders[0] == "mlx" and turns_by_length(folder):  # else it is for transformers
         yield BY_LENGTH
     if older_names_of(folder):
         if _missing("mlx") is not None:

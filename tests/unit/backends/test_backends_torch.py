@@ -144,6 +144,13 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
         bare(model=tmp_path / "nothing")
 
 
+def test_a_configuration_of_wrong_types_is_refused(tmp_path: Path) -> None:
+    facts = {"model_type": "phi3", "original_max_position_embeddings": [4096]}
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    with pytest.raises(UsageError, match="original_max_position_embeddings"):
+        bare(model=tmp_path)
+
+
 def test_masters_are_float32_on_a_bfloat16_base() -> None:
     config = BackendConfig(name="torch", device="cpu", dtype="bfloat16")
     for kind in ("lora", "dora"):

@@ -20,9 +20,10 @@ from mlx_align.backends.completions import Asked
 from mlx_align.backends.mlx import caches, server
 from mlx_align.backends.mlx.caches import trouble_together
 from mlx_align.backends.mlx.generation import generate
-from mlx_align.backends.mlx.longrope import NOTE, LongRoPE, border, chosen, settle, understood
+from mlx_align.backends.mlx.longrope import NOTE, LongRoPE, border, chosen, positions, settle, understood
 from mlx_align.backends.mlx.policy import MlxPolicy
 from mlx_align.backends.mlx.probe import choose
+from mlx_align.backends.positions import Positions
 from mlx_align.data import Example, collate
 
 BORDER, SIZE = 16, 8
@@ -110,6 +111,21 @@ def test_mlx_lm_keeps_its_own() -> None:
         SuScaledRoPE()
     assert type(SuScaledRoPE(SIZE)) is SuScaledRoPE
     assert border(build(ours=False)) == float("inf")
+
+
+def test_how_it_chooses_is_known_of_a_model() -> None:
+    model = build()
+    assert positions(model) == Positions(BORDER, None)
+    settle(model, BORDER + 1)
+    assert positions(model) == Positions(BORDER, True)
+    assert positions(build(ours=False)) is None
+
+
+def test_one_list_twice_is_no_choice() -> None:
+    with understood():
+        assert type(SuScaledRoPE(SIZE, 100.0, 64, BORDER, SHORT, SHORT)) is SuScaledRoPE
+        loud = SuScaledRoPE(SIZE, 100.0, 64, BORDER, SHORT, SHORT, short_mscale=1.1, long_mscale=1.3)
+    assert type(loud) is LongRoPE
 
 
 def examples() -> list[Example]:

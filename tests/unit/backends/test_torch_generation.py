@@ -17,6 +17,7 @@ from mlx_align import backends, embedded
 from mlx_align.backends.base import Generation, Policy, Sampling
 from mlx_align.backends.completions import Asked, groups_of
 from mlx_align.backends.torch import generation
+from mlx_align.backends.torch.longrope import chosen
 from mlx_align.config import BackendConfig
 from tests import support
 from tests.sampling_oracle import assert_drawn_from, distribution
@@ -123,6 +124,29 @@ def test_how_a_completion_ends() -> None:
     short = [one for (one,) in say(sampling=Sampling(max_tokens=4))]
     assert short == [Generation(one.token_ids[:4], finished=False) for one in whole]
     assert {len(one.token_ids) for (one,) in say(stop_ids=[])} == {40}
+
+
+def test_an_answer_is_read_with_its_own_list_of_positions(tmp_path: Path) -> None:
+    """That which it could come to need (LongRoPE), whatever is decoded beside it."""
+    folder = tmp_path / "model"
+    shutil.copytree(embedded.model_folder(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    size, prompts = config["head_dim"] // 2, sorted(questions(6), key=len)
+    border = len(prompts[2]) + 8
+    assert len(prompts[3]) + 8 > border, "on both sides of it"
+    table = {"type": "longrope", "short_factor": [1.0] * size, "long_factor": [4.0] * size}
+    scaling = {"rope_scaling": {**table, "original_max_position_embeddings": border}}
+    (folder / "config.json").write_text(json.dumps({**config, **scaling}))
+    how: dict[str, Any] = {"sampling": Sampling(max_tokens=8), "stop_ids": []}
+    policy: Any = bare(folder=folder)
+    together = policy.generate(prompts, **how)
+    assert together == [policy.generate([prompt], **how)[0] for prompt in prompts]
+    assert together == bare("mlx", folder).generate(prompts, **how)
+    for long in (False, True):
+        with chosen(policy._model, long=long):
+            otherwise = policy.generate(prompts, **how)
+        assert otherwise != together, "the lists make no difference"
+    assert policy.generate(prompts, **how) == together, "and it goes by the length again"
 
 
 def test_the_folders_generation_settings_are_not_used(tmp_path: Path) -> None:
