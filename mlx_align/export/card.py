@@ -30,6 +30,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
 """Keys of the configuration that a card has, beside all of the method's own."""
 
 LIBRARIES = {"mlx": "mlx", "mlx-fused": "mlx", "peft": "peft", "hf": "transformers"}
+LONGROPE = "LongRoPE, trained with those for {list} texts; short are those of up to {border} tokens"
 ADAPTERS = ("mlx", "peft", "gguf-adapter")
 """Targets without the base's weights."""
 
@@ -193,6 +194,7 @@ class Card:
 
     def _origin(self) -> list[tuple[str, str]]:
         origin = self.provenance
+        read = [] if origin.positions is None else [("position factors", LONGROPE.format(**origin.positions))]
         versions = ", ".join(f"{name} {version}" for name, version in sorted(origin.versions.items()))
         return [
             ("run", _code(origin.run)),
@@ -200,6 +202,7 @@ class Card:
             ("base", _code(origin.base) + (f" at {_code(origin.base_commit)}" if origin.base_commit else "")),
             ("base, SHA-256", _code(origin.base_digest)),
             ("adapter, SHA-256", _code(origin.adapter_digest)),
+            *read,
             ("trained with", _plain(versions)),
         ]
 

@@ -37,6 +37,8 @@ class Provenance:
         config: the run's configuration, as TOML, without folders.
         versions: library -> version, of training.
         metrics: the held-out measures of this adapter.
+        positions: of a base with two lists of position factors (LongRoPE): "list", with which it was trained,
+            "short" or "long", and "border", the tokens of the longest sequence that is short; else None.
     """
 
     run: str
@@ -50,6 +52,7 @@ class Provenance:
     config: str
     versions: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    positions: Mapping[str, Any] | None = None
 
     @property
     def on_hub(self) -> bool:
@@ -66,14 +69,14 @@ class Provenance:
 
     @classmethod
     def from_json(cls, text: str) -> Provenance:
-        """Read back what `json` wrote; keys of later versions are left out.
+        """Read back what `json` wrote; keys of later versions are left out, and earlier ones may lack some.
 
         Raises:
             AlignError: it is damaged.
         """
         try:
             facts = json.loads(text)
-            return cls(**{name: facts[name] for name in cls.__dataclass_fields__})
+            return cls(**{name: facts[name] for name in cls.__dataclass_fields__ if name in facts})
         except (ValueError, KeyError, TypeError) as error:
             raise AlignError(f"the provenance cannot be read: {error}", where=KEY) from None
 

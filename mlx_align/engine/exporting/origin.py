@@ -108,6 +108,7 @@ def _provenance(run: RunDirectory, config: RunConfig, folder: Path, adapter: Pat
         config=tomli_w.dumps(without_none(without_folders(config, commit))),
         versions=dict(env.get("versions", {})),
         metrics=_metrics(state, step),
+        positions=env.get("positions"),
     )
 
 

@@ -45,9 +45,17 @@ MAYBE = (
 )
 BY_LENGTH = (
     "mlx-lm by itself, and so `mlx-align serve`, turns short texts, too, by this model's factors for long "
-    "ones (LongRoPE). A run, `mlx-align generate` and `chat` go by the length; so do transformers and "
-    "llama.cpp, with --to hf, peft or gguf."
+    "ones (LongRoPE). A run goes by its longest row for all of them; `mlx-align generate` and `chat` by the "
+    "length of each text; transformers (--to hf, peft) by the longest of a batch, though its Phi MoE keeps "
+    "the factors for short ones; llama.cpp (--to gguf) by the size of its context."
 )
+BY_CONTEXT = (
+    "llama.cpp turns all texts by this model's factors for long ones (LongRoPE) where its context is larger "
+    "than {border} tokens, and by those for short ones where it is not, whatever their length. This was "
+    "trained with those for {list} texts: give it (-c; Ollama's num_ctx) a context of {wanted}."
+)
+WANTED = {"short": "at most {border} tokens", "long": "more than {border} tokens"}
+"""The context with which llama.cpp takes a list, by the list."""
 
 ROOM = 64
 """Tokens that llama.cpp's context has beyond the longest beginning."""
@@ -98,7 +106,7 @@ def obstacle(loaders: Sequence[str], worn: bool, around: Surroundings) -> str | 
 
 
 def otherwise(loaders: Sequence[str], worn: bool, model: Path, around: Surroundings) -> Iterator[str]:
-    """What to know of an export for mlx-lm that other programs, which call mlx-lm themselves, read otherwise.
+    """What to know of an export that the program it is for may read otherwise than it was trained.
 
     Args:
         loaders: of the export.
@@ -106,6 +114,9 @@ def otherwise(loaders: Sequence[str], worn: bool, model: Path, around: Surroundi
         model: the export: a folder or a file.
         around: what is at hand.
     """
+    read = around.provenance.positions
+    if loaders[0] == "llama" and read is not None:
+        yield BY_CONTEXT.format(**read, wanted=WANTED[read["list"]].format(**read))
     folder = around.base if worn else model
     if "mlx" not in loaders or folder is None:
         return

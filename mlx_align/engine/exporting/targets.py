@@ -60,6 +60,12 @@ def _q(path: Path) -> str:
     return shlex.quote(str(path))
 
 
+def _context(origin: Origin) -> str:
+    """Keeps llama.cpp at the position factors for short texts (LongRoPE) where those were trained with."""
+    read = origin.provenance.positions
+    return f" -c {read['border']}" if read is not None and read["list"] == "short" else ""
+
+
 GGUF_OPTIONS = frozenset({"type", "base_gguf"})
 FUSED_OPTIONS = frozenset({"quantization", "bits", "dtype"})
 PLACE_OPTIONS = frozenset({"format", "repo"})
@@ -78,12 +84,12 @@ TARGETS: dict[str, Target] = {
     "gguf-adapter": Target(
         "an adapter for llama.cpp", writers.write_gguf_adapter,
         lambda path, origin, options:
-        f"llama-cli -m {_q(Path(options.base_gguf or 'BASE.gguf'))} --lora {_q(path)}",
+        f"llama-cli -m {_q(Path(options.base_gguf or 'BASE.gguf'))} --lora {_q(path)}{_context(origin)}",
         frozenset({"dtype", "base_gguf"}), single=True,
     ),
     "gguf": Target(
         "a merged model for llama.cpp", writers.write_gguf,
-        lambda path, origin, options: f"llama-cli -m {_q(path)}", GGUF_OPTIONS, single=True,
+        lambda path, origin, options: f"llama-cli -m {_q(path)}{_context(origin)}", GGUF_OPTIONS, single=True,
     ),
     "hf": Target(
         "a merged model in the Hugging Face layout", writers.write_hf,

@@ -19,6 +19,9 @@ from mlx_align.rope_names import tables
 LONG = ("longrope", "su")
 """Two names of Phi 3's own stretching: a factor for each frequency, in short texts others than in long."""
 
+PHI3_BORDER = 4096
+"""Tokens of the longest text that is short, where a Phi 3 does not say it."""
+
 Scaling = Mapping[str, Any]
 
 
@@ -105,11 +108,14 @@ def _yarn(base: Base, scaling: Scaling) -> dict[str, int | float | str | bool]:
 
 
 def _longrope(base: Base) -> dict[str, int | float | str | bool]:
-    longest = int(base.fact("max_position_embeddings"))
-    context = int(_scaling(base).get("original_max_position_embeddings", 0)) or int(
-        base.fact("original_max_position_embeddings", longest)
-    )
-    ratio = longest / context
+    # Beside the table: what stands in it is not read in this architecture, by transformers nor by mlx-lm.
+    context = base.fact("original_max_position_embeddings", PHI3_BORDER)
+    if not isinstance(context, int):
+        raise UsageError(
+            f"{context!r} is no number of tokens",
+            where="config.json, key 'original_max_position_embeddings'",
+        )
+    ratio = int(base.fact("max_position_embeddings")) / context
     loudness = math.sqrt(1 + math.log(ratio) / math.log(context)) if ratio > 1 else 1.0
     return {
         "rope.scaling.type": "longrope",

@@ -197,18 +197,6 @@ def test_what_mlx_lm_by_itself_cannot_build_it_reads_otherwise(
     assert not plain.reads_alike(Path(turning_base(tmp_path / "model")))
 
 
-def test_a_model_that_turns_by_length_is_said(tmp_path: Path) -> None:
-    unasked: Any = None  # nothing is asked of the provenance
-    around = reading.Surroundings(unasked, base=tmp_path)
-    told = [reading.BY_LENGTH]
-    for long, loaders, said in (
-        (2.0, ("mlx",), told), (2.0, ("torch", "mlx"), []), (2.0, ("llama",), []), (1.0, ("mlx",), [])
-    ):  # fmt: skip
-        scaling = {"type": "longrope", "short_factor": [1.0], "long_factor": [long]}
-        (tmp_path / "config.json").write_text(json.dumps({"model_type": "phi3", "rope_scaling": scaling}))
-        assert list(reading.otherwise(loaders, True, tmp_path, around)) == said
-
-
 def test_verifying_a_file_tries_that_file(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the one of the name that it had once: that may be another by now."""
     tried: list[Path] = []

@@ -140,6 +140,14 @@ def test_what_it_tells_of_the_training() -> None:
     assert table["trained with"] == ("mlx 0.32.0, mlx\\_align 0.1",)
 
 
+def test_it_tells_with_which_position_factors() -> None:
+    read = replace(PROVENANCE, positions={"list": "short", "border": 4096})
+    (told,) = cells(card(provenance=read))["position factors"]
+    assert "trained with those for short texts" in told
+    assert "4096 tokens" in told
+    assert "position factors" not in cells(card())
+
+
 def test_rewards_by_name_and_how_was_sampled() -> None:
     config = (
         CONFIG + '[[rewards]]\nname = "/home/ann/mine.py:score"\nweight = 0.5\nurl = "http://ann.local"\n'

@@ -18,7 +18,7 @@ from mlx_align import embedded
 from mlx_align.errors import UsageError
 from mlx_align.export.adapter import Adapter, Module
 from mlx_align.export.base import Base
-from mlx_align.export.gguf import architectures, convert
+from mlx_align.export.gguf import architectures, convert, rotation
 from tests.unit.export import gguf_models
 from tests.unit.export.gguf_models import HEADS, PROVENANCE, arrays, value
 
@@ -182,6 +182,26 @@ def test_a_tensor_without_a_place(folder: Path, tmp_path: Path) -> None:
 def test_refused(model_type: str, facts: dict[str, Any], message: str, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
         convert.write(tmp_path / "model.gguf", base(folder, model_type, **facts), None, PROVENANCE)
+
+
+LONGROPE = {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
+
+
+@pytest.mark.parametrize(("beside", "border"), [({}, 4096), ({"original_max_position_embeddings": 128}, 128)])
+def test_the_border_of_a_phi_stands_beside_the_table(
+    beside: dict[str, int], border: int, folder: Path
+) -> None:
+    """As transformers and mlx-lm read it, whatever the table has."""
+    table = {**LONGROPE, "original_max_position_embeddings": 256}
+    found = rotation.facts(base(folder, "phi3", rope_scaling=table, **beside))
+    assert found["rope.scaling.original_context_length"] == border
+
+
+@pytest.mark.parametrize("border", [[4096], float("inf")])
+def test_a_border_that_is_no_number(border: Any, folder: Path) -> None:
+    facts = {"rope_scaling": LONGROPE, "original_max_position_embeddings": border}
+    with pytest.raises(UsageError, match="no number of tokens"):
+        rotation.facts(base(folder, "phi3", **facts))
 
 
 def test_what_is_refused_names_the_way_out(folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -18,6 +20,13 @@ def test_provenance_survives_metadata() -> None:
     assert Provenance.from_json(text) == PROVENANCE
     with pytest.raises(AlignError, match="provenance"):
         Provenance.from_json("{}")
+
+
+def test_an_older_provenance_can_be_read() -> None:
+    read = replace(PROVENANCE, positions={"list": "short", "border": 4096})
+    assert Provenance.from_json(read.json()) == read
+    before = {name: value for name, value in json.loads(read.json()).items() if name != "positions"}
+    assert Provenance.from_json(json.dumps(before)) == PROVENANCE
 
 
 @pytest.mark.parametrize("folder", ["/home/ann/acme", "~/acme", "./acme", "../acme", "clients/acme", "acme/"])
