@@ -144,6 +144,8 @@ def cases() -> list[Case]:
             Case("simpo", 1, 64, 256, **way),
             Case("sft", 2, 128, 256, **way),
             Case("sft", 4, 64, 128, vocabulary=151_936, **way),
+            Case("sft", 1, 512, 512, **way),
+            Case("orpo", 1, 2000, 200, vocabulary=8_000, **way),
         ]
     for architecture in ("llama", "gemma3", "qwen3-moe"):
         made += [

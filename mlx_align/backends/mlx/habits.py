@@ -26,7 +26,9 @@ GATED = {
 GATED_ON_CPU = {**GATED, "silu": 4}
 """Its SwiGLU computes silu(gate) again."""
 WORK = Work(scores=2.5, wide=4.5, narrow=7.0)
-WORK_AGAIN = Work(scores=2.5, wide=13.0, narrow=9.0)
+WORK_ON_CPU = replace(WORK, scores=1.5)
+"""Its attention has a derivative of its own."""
+WORK_AGAIN = Work(scores=3.5, wide=10.0, narrow=5.0)
 WORK_PLAIN = Work(scores=1.5, wide=3.0, narrow=5.0)
 GIB = 1 << 30
 
@@ -55,7 +57,7 @@ def habits(device: str, float_bytes: int | None, limit: int) -> MemoryHabits:
         head=HEAD,
         head_plain=HEAD_PLAIN,
         gated=GATED_ON_CPU if on_cpu else GATED,
-        work=WORK,
+        work=WORK_ON_CPU if on_cpu else WORK,
         work_again=WORK_AGAIN,
         # Without a gradient a GPU's attention is one kernel, in which scores never exist as an array.
         work_plain=WORK_PLAIN if on_cpu else replace(WORK_PLAIN, scores=0.0),

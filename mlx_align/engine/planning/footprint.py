@@ -19,7 +19,8 @@ Memory is highest at one of these moments, and what a run needs is the largest o
 
     loss        everything is kept, and the head works on a chunk of logits
     backward    everything is kept, and the last layer's derivative is computed
-    prompts     the branches' last two layers are done, and the prompts' last full one is differentiated
+    prompts     the branches' last two layers are done, and the prompts' last full one is differentiated;
+                a checkpointed layer of the branches has been computed again meanwhile
     update      the optimiser makes the new adapter beside the old one
     evaluation  nothing is kept but the prompts' keys and values
     sampling    the keys and values of the answers that are being written
@@ -244,7 +245,7 @@ class Arithmetic:
                 activations=left * self._activations(own) + full * self._activations(prompts),
                 keys=left * self._keys(own) + layers * self._recorded(prompts),
                 scores=left * self._kept_scores(own) + full * self._kept_scores(prompts),
-                work=self._work(prompts),
+                work=self._work(prompts) + self._again(own),
             )
 
     # Passes without a gradient
@@ -385,8 +386,16 @@ class Arithmetic:
         return round(max(attention, work.wide * wide) + narrow) + rescaled
 
     def _work(self, part: _Pass) -> int:
-        """The derivative of one layer; where it is computed again, the whole layer with it."""
+        """The derivative of one layer; where the layer or its scores are computed again, that with it."""
+        work, again = self.habits.work, self.habits.work_again
+        if self._checkpointing == "layers":
+            return self._temporaries(part, again) + self._again(part)
+        if self._checkpointing == "attention":
+            work = replace(work, scores=again.scores)
+        return self._temporaries(part, work)
+
+    def _again(self, part: _Pass) -> int:
+        """A layer that is computed again, if layers are."""
         if self._checkpointing != "layers":
-            return self._temporaries(part, self.habits.work)
-        again = self._temporaries(part, self.habits.work_again)
-        return again + self._whole_layer(part) + self._joined(part) + self._scores(part)
+            return 0
+        return self._whole_layer(part) + self._joined(part) + self._scores(part)

@@ -47,6 +47,8 @@ MEASURED = [
     memory.Case("sft", 2, 64, 96, bits=16),
     memory.Case("sft", 1, 64, 96, bits=4, settings={"adapter": {"type": "dora"}}),
     memory.Case("orpo", 1, 32, 128, vocabulary=32_000, model=SMALL),
+    memory.Case("orpo", 1, 700, 64, checkpointing="attention"),
+    memory.Case("orpo", 1, 700, 64, checkpointing="layers"),
     memory.Case("orpo", 2, 32, 128, vocabulary=151_936, model=SMALL),
     memory.Case("dpo", 2, 32, 128, vocabulary=151_936, model=SMALL, checkpointing="layers"),
 ]
