@@ -49,8 +49,8 @@ MEASURED = [
     memory.Case("orpo", 1, 32, 128, vocabulary=32_000, model=SMALL),
     memory.Case("orpo", 1, 700, 64, checkpointing="attention"),
     memory.Case("orpo", 1, 700, 64, checkpointing="layers"),
-    memory.Case("orpo", 2, 32, 128, vocabulary=151_936, model=SMALL),
-    memory.Case("dpo", 2, 32, 128, vocabulary=151_936, model=SMALL, checkpointing="layers"),
+    memory.Case("orpo", 1, 32, 128, vocabulary=151_936, model=SMALL),
+    memory.Case("dpo", 1, 32, 128, vocabulary=151_936, model=SMALL, checkpointing="layers"),
 ]
 
 
