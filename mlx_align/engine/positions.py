@@ -20,8 +20,7 @@ from mlx_align.engine.reporter import Reporter
 from mlx_align.errors import AlignError
 from mlx_align.paths import typed
 from mlx_align.rewards.judge import BASE
-from mlx_align.runs import RunDirectory
-from mlx_align.runs.directory import is_run
+from mlx_align.runs import run_around
 
 KEY = "positions"
 """The key of env.json that has `record`; not there: the model has one list at most."""
@@ -30,6 +29,11 @@ CHANGED = "the model's position factors (LongRoPE) are chosen otherwise now than
 PUT_BACK = (
     "The longest row that is read chooses them: eval.rows or sampling.max_tokens is another, or the backend "
     "or a library reads the model otherwise. Put it back as it was, or start a new run."
+)
+
+UNKNOWN = (
+    "This model turns long texts by other factors (LongRoPE), and which were in use when this run began was "
+    "not noted. It goes on with those that its longest row asks for; a new run is sure to have one kind only."
 )
 
 
@@ -81,7 +85,7 @@ def _trained_long(config: RunConfig, border: int, longest: int) -> str:
         advice = f"data.max_length={border} with data.too_long=drop leaves the long rows out"
     elif room > 0:
         what = f"The longest prompt and sampling.max_tokens are {longest} tokens together"
-        advice = f"a sampling.max_tokens of at most {room} keeps all below"
+        advice = f"sampling.max_tokens={room} with data.max_length={border} keeps all below"
     else:
         what = f"The longest prompt has {longest - sampled} tokens without its answer"
         advice = "leave out the long prompts, and choose a smaller sampling.max_tokens"
@@ -106,7 +110,7 @@ def _past(config: RunConfig, border: int, valid: Sequence[Example]) -> list[str]
 
 def _tell_start(report: Reporter, start: Path, ours: str) -> None:
     """Say so if the run that a starting adapter lies in was read with the other list."""
-    run = next((RunDirectory(folder) for folder in start.absolute().parents if is_run(folder)), None)
+    run = run_around(start)
     with suppress(AlignError):  # another run's damage is not this one's trouble
         learnt = {} if run is None else run.env().get(KEY, {})
         if learnt and learnt["list"] != ours:

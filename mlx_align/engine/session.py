@@ -255,11 +255,15 @@ class Session:
 
     def _settled(self, policy: Policy, valid: Sequence[Example]) -> None:
         """Which list of position factors the run is read with, where the model has two."""
-        if (found := policy.positions) is None:
+        found, noted = policy.positions, positions.KEY in self.run.env()
+        if found is None and not noted:
             return
-        chosen = positions.record(found)
+        if self.resumed is not None and not noted:  # nothing is made up about how it began
+            self.report.alert("positions-unknown", positions.UNKNOWN)
+            return
+        chosen = None if found is None else positions.record(found)
         self._same(positions.KEY, chosen, positions.CHANGED, self.run.name, positions.PUT_BACK)
-        if self.resumed is None:
+        if self.resumed is None and found is not None:
             positions.tell(self.report, self.config, found, self._longest, valid)
 
     def _same_on_all_ranks(self, policy: Policy, weights: str) -> None:

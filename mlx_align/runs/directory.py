@@ -225,6 +225,11 @@ def is_run(path: Path) -> bool:
     return all(os.path.isfile(path / name) for name in ("config.toml", "env.json", "state.json"))
 
 
+def run_around(path: Path) -> RunDirectory | None:
+    """The run that a file or folder lies in, however deep; None: in none."""
+    return next((RunDirectory(folder) for folder in path.absolute().parents if is_run(folder)), None)
+
+
 def list_runs(root: Path) -> list[RunDirectory]:
     """All runs below a folder, newest first."""
     if not root.is_dir():

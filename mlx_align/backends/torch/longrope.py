@@ -23,9 +23,13 @@ that 1 will not do."""
 
 def border(model: Any) -> float:
     """Tokens of the longest sequence that is read with the short list; infinite where there is no other."""
-    table = getattr(_config(model), "rope_parameters", None) or {}
-    two = table.get("rope_type") == "longrope" and by_length(table)
-    return float(table[NAME]) if two else math.inf
+    config = _config(model)
+    table = getattr(config, "rope_parameters", None) or {}
+    if config.model_type == "phimoe":
+        two = table.get("short_mscale") != table.get("long_mscale")
+    else:
+        two = by_length(table)
+    return float(table[NAME]) if table.get("rope_type") == "longrope" and two else math.inf
 
 
 def settle(model: Any, longest: int | None) -> Positions | None:

@@ -14,8 +14,8 @@ from mlx_align.engine.exporting.verification import Verification, verify
 from mlx_align.errors import AlignError, UsageError
 from mlx_align.export.provenance import Provenance
 from mlx_align.hub import is_of_the_hub, resolve_gguf, resolve_model
+from mlx_align.runs import run_around
 from mlx_align.runs.chosen import model_of
-from mlx_align.runs.directory import RunDirectory, is_run
 
 
 def verify_again(
@@ -51,7 +51,7 @@ def verify_again(
 
 def _base(export: Path, named: str | None, provenance: Provenance) -> Path | None:
     """The base model's folder, once it is sure to be the right one; None if it is not known where it is."""
-    run = next((RunDirectory(folder) for folder in export.absolute().parents if is_run(folder)), None)
+    run = run_around(export)
     try:
         if named is not None:
             folder = resolve_model(named).folder

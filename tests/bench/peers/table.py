@@ -142,13 +142,18 @@ def _sweep(result: Result) -> str:
     memory = " | ".join(f"V = {vocab:,}{', ckpt.' if on else ''}" for vocab, on in MEMORY)
     head = [
         f"A sweep with a smaller body, {count}: prompts of {prompts} tokens, responses of 200, V = "
-        f"{vocabularies}, checkpointing off and on. How many times as fast ours is over the whole run, and "
-        "the largest share of the peer's memory that ours takes:",
+        f"{vocabularies}, checkpointing off and on, {_steps(cells)} steps of 2 pairs. How many times as fast "
+        "ours is over the whole run, and the largest share of the peer's memory that ours takes:",
         "",
         f"| | | cells | slowest | median | fastest | {memory} |",
         "|---" * 10 + "|",
     ]
     return "\n".join([*head, *filter(None, lines)])
+
+
+def _steps(cells: list[Result]) -> str:
+    """Such as "2 to 4"."""
+    return " to ".join(str(count) for count in sorted({cell["steps"] for cell in cells}))
 
 
 def _listed(numbers: list[int]) -> str:

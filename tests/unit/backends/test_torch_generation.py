@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import PhimoeConfig
 
 from mlx_align import backends, embedded
 from mlx_align.backends.base import Generation, Policy, Sampling
 from mlx_align.backends.completions import Asked, groups_of
-from mlx_align.backends.torch import generation
-from mlx_align.backends.torch.longrope import chosen
+from mlx_align.backends.torch import generation, longrope
 from mlx_align.config import BackendConfig
 from tests import support
 from tests.sampling_oracle import assert_drawn_from, distribution
@@ -143,10 +145,25 @@ def test_an_answer_is_read_with_its_own_list_of_positions(tmp_path: Path) -> Non
     assert together == [policy.generate([prompt], **how)[0] for prompt in prompts]
     assert together == bare("mlx", folder).generate(prompts, **how)
     for long in (False, True):
-        with chosen(policy._model, long=long):
+        with longrope.chosen(policy._model, long=long):
             otherwise = policy.generate(prompts, **how)
         assert otherwise != together, "the lists make no difference"
     assert policy.generate(prompts, **how) == together, "and it goes by the length again"
+
+
+@pytest.mark.parametrize(("loud", "border"), [(1.25, math.inf), (1.5, 100)])
+def test_phi_moes_factors_are_not_chosen(loud: float, border: float) -> None:
+    """transformers has those for short texts at any length, and chooses how loud they are."""
+    config = PhimoeConfig(
+        rope_parameters={
+            "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 100,
+            "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "short_mscale": 1.25, "long_mscale": loud,
+        },
+        hidden_size=32, num_attention_heads=4, num_key_value_heads=4,
+    )  # fmt: skip
+    model = SimpleNamespace(config=config)
+    assert longrope.border(model) == border
+    assert (longrope.settle(model, 200) is None) == (border == math.inf)
 
 
 def test_the_folders_generation_settings_are_not_used(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ from tests.bench import memory
 METAL = 48 << 30
 """What the GPU of a Mac can give."""
 
-# Small forms of `make bench-memory`, so that a change of what a forward pass keeps does not go unnoticed. The
-# logits of the last two, all at once, would be four times as much as all that they may take.
+# Small forms of `make bench-memory`, so that a change of what a forward pass keeps does not go unnoticed.
+# What the last two need of logits at a time would, of all positions at once, be four times all they may take.
 SMALL = {"hidden_size": 64, "intermediate_size": 128}
 MEASURED = [
     memory.Case("orpo", 2, 64, 96),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from mlx_align import embedded
+from mlx_align.backends.mlx import longrope
 from mlx_align.backends.mlx.backend import MlxBackend
 from mlx_align.backends.positions import Positions
 from mlx_align.config import RunConfig
@@ -122,6 +123,30 @@ def test_a_resume_that_would_read_by_the_other_list_is_refused(
     assert support.engine(run) == 0, "which is what the hint says"
 
 
+def test_a_run_that_began_before_its_list_was_noted(
+    tmp_path: Path, settings: dict[str, Any], longest: int
+) -> None:
+    model = stretched(tmp_path / "model", longest)
+    run = support.new_run(tmp_path / "runs", **settings, model__path=model)
+    assert support.engine(run) == 0
+    env = run.env()
+    del env["positions"]
+    write_json(run.path / "env.json", env)
+    assert support.engine(run) == 0
+    assert "positions" not in run.env(), "an export must not tell what nobody knows"
+    assert [alert.code for alert in run.state().alerts].count("positions-unknown") == 1
+
+
+def test_a_resume_that_would_choose_no_list_is_refused(
+    tmp_path: Path, settings: dict[str, Any], longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = stretched(tmp_path / "model", longest)
+    run = support.new_run(tmp_path / "runs", **settings, model__path=model)
+    assert support.engine(run) == 0
+    monkeypatch.setattr(longrope, "positions", lambda model: None)
+    assert support.engine(run) == 3
+
+
 @pytest.mark.parametrize("border", [[4096], 0, math.inf])
 def test_a_border_that_is_no_number_of_tokens(border: Any, tmp_path: Path, brief: dict[str, Any]) -> None:
     """The loader says what is wrong with it; beyond an infinite one nothing is long."""
@@ -161,7 +186,7 @@ def test_of_a_sampled_answer_the_advice_is_a_shorter_one() -> None:
     sampled = {"method": {"name": "grpo"}, "sampling": {"max_tokens": 77}}
     message = told(sampled, 100, 150, long=True)["long-positions"]
     assert "sampling.max_tokens are 150 tokens together" in message
-    assert "sampling.max_tokens of at most 27" in message
+    assert "sampling.max_tokens=27 with data.max_length=100" in message
     message = told(sampled, 100, 200, long=True)["long-positions"]
     assert "longest prompt has 123 tokens without its answer" in message
 
