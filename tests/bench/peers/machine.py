@@ -27,7 +27,10 @@ def _processor() -> str:
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n"):
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    facts = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in text.split("\n"))}
+    if "model name" not in facts:
+        return platform.processor()
+    # A virtual machine's name is often that of a whole line of processors.
+    numbers = [f"{key.removeprefix('cpu ')} {facts[key]}" for key in ("cpu family", "model") if key in facts]
+    return ", ".join([facts["model name"], *numbers])

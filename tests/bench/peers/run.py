@@ -92,7 +92,10 @@ class Bench:
             "arms": results,
             "ratios": summary.ratios(results, cell.method),
             "repeats": self.repeats,
-            "measured": {key: provenance()[key] for key in ("commit", "date")},
+            "measured": {
+                **{key: provenance()[key] for key in ("commit", "date")},
+                "processor": machine()["processor"],
+            },
         }
 
     def _turn(

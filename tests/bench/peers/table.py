@@ -33,7 +33,7 @@ def peers(result: Result) -> str:
 def _introduction(result: Result) -> str:
     machine, gate = result["machine"], result["gate"]
     return (
-        f"Measured with `make bench-peers` on {machine['processor']} ({machine['cores']} cores, "
+        f"Measured with `make bench-peers` on {_processors(result)} ({machine['cores']} cores, "
         f"{machine['memory_gb']:.0f} GB, {machine['system']}; {machine['device']}). Every arm is the peer's "
         "own trainer in its own environment, given the same token ids, batches, first adapter (LoRA, rank 8, "
         "all projections) and optimiser, in turns within one run; the median of the repeats. All MLX arms "
@@ -45,9 +45,9 @@ def _introduction(result: Result) -> str:
         f"update on the next loss ({gate['update']:.0%}) agree with a float64 oracle; the worst that was "
         f"compared were off by {_worst(result, 'loss')}, {_worst(result, 'gradient')} and "
         f"{_worst(result, 'update')}. Utilisation is counted arithmetic over time and the rate of the same "
-        "matrix products in the same run; it counts the head for the responses only. The load average before "
-        f"any arm began was at most {_load(result):.1f}. How many times as fast is rounded down, a share of "
-        "memory up; peers.json has every repeat, and the commit of each cell."
+        f"matrix products in the same run ({_matrix_rates(result)}); it counts the head for the responses "
+        f"only. The load average before any arm began was at most {_load(result):.1f}. How many times as "
+        "fast is rounded down, a share of memory up; peers.json has every repeat, and each cell's commit."
     )
 
 
@@ -55,6 +55,22 @@ def _worst(result: Result, what: str) -> str:
     """The largest difference from the oracle among the arms that are compared."""
     arms = [arm for cell in result["cells"].values() for arm in cell["arms"].values() if "error" not in arm]
     return f"{max(arm['gate'][what] for arm in arms if arm['gate']['verdict'] == 'equivalent'):.1e}"
+
+
+def _processors(result: Result) -> str:
+    """Those that cells were measured on."""
+    cells = result["cells"].values()
+    return " and ".join(sorted({cell["measured"]["processor"] for cell in cells}))
+
+
+def _matrix_rates(result: Result) -> str:
+    """Between what and what each framework's rates of matrix products lay, by cell."""
+    found: dict[str, list[float]] = {}
+    for cell in result["cells"].values():
+        for framework, rate in cell["matrix_rate"].items():
+            found.setdefault(framework, []).append(rate["median"] / 1e9)
+    ranges = [f"{name} {min(rates):.0f} to {max(rates):.0f}" for name, rates in found.items()]
+    return f"{', '.join(ranges)} GFLOP/s"
 
 
 def _load(result: Result) -> float:
