@@ -26,7 +26,7 @@ from tests.conftest import ROOT
 from tests.same_run import arrays, measured
 
 LAUNCHER = Path(sys.executable).with_name("mlx.launch")
-CLOSE = 1e-5
+CLOSE, UNSURE = 1e-5, 1e-3
 SECONDS = 300
 
 
@@ -165,8 +165,8 @@ def test_two_ranks_are_one_with_batches_twice_as_large(played: Played, name: str
 def assert_close(event: Any, other: Any) -> None:
     if isinstance(other, dict):
         assert event.keys() == other.keys()
-        # Before the first update DPO's margins are all zero, and their signs a matter of rounding.
-        unsure = {"padded", *(["accuracy"] if abs(other.get("margin", 1.0)) < CLOSE else [])}
+        # In DPO's first steps margins are hardly more than zero, and their signs a matter of rounding.
+        unsure = {"padded", *(["accuracy"] if abs(other.get("margin", 1.0)) < UNSURE else [])}
         for key in other.keys() - unsure:
             assert_close(event[key], other[key])
     elif isinstance(other, float):
