@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,3 +49,59 @@ def prefixes_and_suffixes(batch: Batch) -> tuple[Ids, Ids, Ids]:
     last = batch.prompt_ids[batch.branch_row, lens]
     suffixes = np.concatenate([last[:, None], batch.branch_ids[:, :-1]], axis=1)
     return batch.prompt_ids[:, :-1], lens, suffixes
+
+
+RAGGED = 32
+"""Branches whose lengths differ by no more are read side by side: so few tokens cost less than another pass
+over the weights."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sequences that are read side by side.
+
+    Attributes:
+        members: (n,) their numbers among all N, row by row.
+        width: tokens that they are padded to.
+    """
+
+    members: Ids
+    width: int
+
+
+def groups(batch: Batch, before: Ids, width: int, *, ragged: bool) -> list[Group]:
+    """All sequences, or those of about the same length each.
+
+    The branches of a group are the same of every row, as prompts are continued by k branches each.
+
+    Args:
+        batch: with numpy arrays.
+        before: (N,) where in a sequence the first branch token is predicted.
+        width: of the longest sequence, padded.
+        ragged: whether shorter ones are to be read apart.
+    """
+    n, k = len(batch.branch_ids), batch.branches
+    if not ragged:
+        return [Group(np.arange(n, dtype=np.int32), width)]
+    row, column = np.divmod(batch.scored, batch.branch_ids.shape[1])
+    needed = np.ones(n, np.int64)
+    np.maximum.at(needed, row, before[row] + column + 1)
+    needed = needed.reshape(-1, k).max(axis=0)
+    made: list[list[int]] = []
+    for branch in np.argsort(-needed, kind="stable").tolist():
+        if not made or needed[branch] < needed[made[-1][0]] - RAGGED:
+            made.append([])
+        made[-1].append(branch)
+    firsts = np.arange(0, n, k)[:, None]
+    return [Group((firsts + sorted(own)).reshape(-1).astype(np.int32), int(needed[own[0]])) for own in made]
+
+
+def predicting(batch: Batch, before: Ids, groups: list[Group]) -> Ids:
+    """(M,) int32: where, among the groups' tokens one after the other, each scored token is predicted."""
+    row, column = np.divmod(batch.scored, batch.branch_ids.shape[1])
+    starts, at = np.zeros(len(batch.branch_ids), np.int64), 0
+    for group in groups:
+        starts[group.members] = at + np.arange(len(group.members)) * group.width
+        at += len(group.members) * group.width
+    made: Ids = (starts[row] + before[row] + column).astype(np.int32)
+    return made

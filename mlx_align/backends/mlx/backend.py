@@ -18,6 +18,7 @@ from mlx_align.backends.mlx.habits import habits
 from mlx_align.backends.mlx.lanes import Lanes, cores
 from mlx_align.backends.mlx.memory import cache_limit, memory_of
 from mlx_align.backends.mlx.policy import MlxPolicy
+from mlx_align.backends.mlx.stages import Stages
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
 from mlx_align.errors import UsageError
 from mlx_align.paths import typed
@@ -124,7 +125,7 @@ class MlxBackend:
             compiled=compiled,
             checkpointing=self._config.checkpointing,
             # What is compiled is compiled for a shape, so a batch keeps the one it has been given.
-            lanes=None if self._gpu or compiled else Lanes(cores(), OPENBLAS),
+            lanes=None if self._gpu or compiled else Lanes(cores(), OPENBLAS, Stages(wanted=True)),
         )
 
     def _load(self, folder: Path) -> nn.Module:

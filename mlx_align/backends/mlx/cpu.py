@@ -9,10 +9,13 @@ of rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 
+from mlx_align.backends.mlx.stages import Stages
 from mlx_align.backends.mlx.substitutes import ATTENTION, SWIGLU, Function, Substitutes
 
 LOG2_E = 1.4426950408889634
@@ -24,6 +27,23 @@ the largest, is nothing. Powers that underflow would take three times as long.""
 def exp(x: mx.array) -> mx.array:
     """e**x of x <= 0, on any device."""
     return mx.power(2.0, x * LOG2_E) if mx.default_device() == mx.cpu else mx.exp(x)
+
+
+def substitutes(stages: Stages) -> Substitutes:
+    """What stands in mlx-lm's files while a graph is built; each of them ends a stage."""
+    made = {ATTENTION: attention, SWIGLU: swiglu}
+    return {name: partial(_ending_a_stage, function, stages) for name, function in made.items()}
+
+
+def _ending_a_stage(function: Callable[[Function], Function], stages: Stages, original: Function) -> Function:
+    called = function(original)
+
+    def call(*args: Any, **kwargs: Any) -> mx.array:
+        result = called(*args, **kwargs)
+        stages.after(result)
+        return result
+
+    return call
 
 
 def attention(original: Function) -> Function:
@@ -148,6 +168,3 @@ def _(primals: list[mx.array], cotangents: list[mx.array], outputs: list[mx.arra
     silu = gate * sigmoid
     by_silu = cotangents[0] * x
     return by_silu * (sigmoid + silu * (1.0 - sigmoid)), cotangents[0] * silu
-
-
-SUBSTITUTES: Substitutes = {ATTENTION: attention, SWIGLU: swiglu}

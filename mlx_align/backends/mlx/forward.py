@@ -6,26 +6,32 @@ Two ways of reading a batch give the same numbers:
     whole     every branch as one sequence, prompt and continuation
 
 Either way the head sees only the positions that are scored (`split`), in chunks (`selected`). Sequences are
-right-padded, so under a causal mask no real token can see padding.
+right-padded, so under a causal mask no real token can see padding; on a CPU, where no graph is kept for its
+shape, a branch that is much shorter than another is read apart from it and padded less (`ragged`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_align.backends.mlx import prefix
 from mlx_align.backends.mlx.memory import gpu_memory
 from mlx_align.backends.mlx.prefix import Held
 from mlx_align.backends.mlx.selected import chunk_positions, selected_logps
 from mlx_align.backends.mlx.split import SplitModel
-from mlx_align.backends.sequences import prefixes_and_suffixes, whole_sequences
+from mlx_align.backends.mlx.stages import Stages
+from mlx_align.backends.sequences import groups, predicting, prefixes_and_suffixes, whole_sequences
 from mlx_align.batch import Batch
 
-Inputs = dict[str, mx.array]
-"""The token sequences to read: {prefixes, lens, suffixes} or {ids, starts}."""
+Inputs = dict[str, Any]
+"""What to read: `ids`, a list of (n, L) sequences, and `at`, the (M,) of their tokens, one after the other,
+that predict the scored ones. If prompts are read once, also their tokens, `prefixes`, and `lens`: for each of
+`ids`, how many of its prompt's belong to each sequence."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ class Forward:
         lanes: how many parts of a batch may be at the head together, for the same.
         frugal: whether memory matters more than time, for the same.
         longest: how many tokens prompt and branch may have for a prompt to be shared (`longrope`).
+        ragged: whether shorter branches are read apart.
+        stages: told up to where a graph may be computed.
     """
 
     model: SplitModel
@@ -47,6 +55,8 @@ class Forward:
     lanes: int = 1
     frugal: bool = False
     longest: float = math.inf
+    ragged: bool = False
+    stages: Stages = field(default_factory=lambda: Stages(wanted=False))
 
     def inputs(self, batch: Batch) -> Inputs:
         """What is read, from a batch with numpy arrays. One branch has nothing to share a prompt with."""
@@ -54,12 +64,23 @@ class Forward:
         if self.shared and batch.branches > 1 and prompt > 1 and width <= self.longest:
             return self.shared_inputs(batch)
         ids, starts = whole_sequences(batch)
-        return {"ids": mx.array(ids), "starts": mx.array(starts)}
+        made = groups(batch, starts - 1, ids.shape[1] - 1, ragged=self.ragged)
+        return {
+            "ids": [mx.array(ids[group.members, : group.width]) for group in made],
+            "at": mx.array(predicting(batch, starts - 1, made)),
+        }
 
     def shared_inputs(self, batch: Batch) -> Inputs:
         """The same where the prompts are read once, or have been."""
-        names, arrays = ("prefixes", "lens", "suffixes"), prefixes_and_suffixes(batch)
-        return {name: mx.array(array) for name, array in zip(names, arrays, strict=True)}
+        prefixes, lens, suffixes = prefixes_and_suffixes(batch)
+        first = np.zeros_like(lens)
+        made = groups(batch, first, suffixes.shape[1], ragged=self.ragged)
+        return {
+            "prefixes": mx.array(prefixes),
+            "lens": [mx.array(lens[group.members]) for group in made],
+            "ids": [mx.array(suffixes[group.members, : group.width]) for group in made],
+            "at": mx.array(predicting(batch, first, made)),
+        }
 
     def logps(
         self, inputs: Inputs, batch: Batch, *, grad: bool, temperature: float = 1.0, held: Held | None = None
@@ -74,28 +95,33 @@ class Forward:
             held: the prompts' keys and values (`read_prefixes`), if they have been read.
         """
         n, width = batch.branch_ids.shape
-        logps = selected_logps(
-            self.model.logits if temperature == 1 else lambda x: self.model.logits(x) / temperature,
-            self._features(inputs, batch.scored, width, held),
-            batch.branch_ids.reshape(-1)[batch.scored],
-            chunk_positions(self.vocabulary, self.lanes, gpu_memory(), frugal=self.frugal),
-            grad=grad,
-        )
+        with self.stages.forward():
+            logps = selected_logps(
+                self.model.logits if temperature == 1 else lambda x: self.model.logits(x) / temperature,
+                self._features(inputs, held),
+                batch.branch_ids.reshape(-1)[batch.scored],
+                chunk_positions(self.vocabulary, self.lanes, gpu_memory(), frugal=self.frugal),
+                grad=grad,
+                after=self.stages.after,
+            )
         grid = mx.zeros(n * width).at[batch.scored].add(logps).reshape(n, width)
         return mx.where(batch.branch_mask > 0, grid, 0.0)
 
-    def _features(self, inputs: Inputs, scored: mx.array, width: int, held: Held | None) -> mx.array:
-        """(M, D): those that predict the branch tokens at the (M,) flat positions `scored`."""
-        if "ids" in inputs:
-            features = self.model.features(inputs["ids"][:, :-1])
-            # The features that predict token t of a branch stand one position before it.
-            row = scored // width
-            scored = row * features.shape[1] + inputs["starts"][row] - 1 + scored % width
+    def held(self, prefixes: mx.array) -> Held:
+        """Every layer's keys and values of (B, P) prefixes."""
+        with self.stages.forward():
+            return read_prefixes(self.model, prefixes)
+
+    def _features(self, inputs: Inputs, held: Held | None) -> mx.array:
+        """(M, D): those that predict the scored tokens."""
+        if "prefixes" in inputs:
+            held = self.held(inputs["prefixes"]) if held is None else held
+            pairs = zip(inputs["lens"], inputs["ids"], strict=True)
+            read = [after_prefixes(self.model, held, lens, ids) for lens, ids in pairs]
         else:
-            if held is None:
-                held = read_prefixes(self.model, inputs["prefixes"])
-            features = after_prefixes(self.model, held, inputs["lens"], inputs["suffixes"])
-        return features.reshape(-1, features.shape[-1])[scored]
+            read = [self.model.features(ids) for ids in inputs["ids"]]
+        flat = [features.reshape(-1, features.shape[-1]) for features in read]
+        return (flat[0] if len(flat) == 1 else mx.concatenate(flat))[inputs["at"]]
 
 
 def read_prefixes(model: SplitModel, prefixes: mx.array) -> Held:

@@ -2,7 +2,7 @@
 
 Most operations of MLX's CPU device use one core; only OpenBLAS's matrix products use more. So a batch's rows
 are divided among lanes: threads, each with a stream of its own. Graphs are built one after the other, because
-all of them are built on the same modules, and computed at the same time.
+all of them are built on the same modules, and computed at the same time, in stages (`stages`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
+from mlx_align.backends.mlx.stages import Stages, evaluate
+
 P = TypeVar("P")
 T = TypeVar("T")
 
@@ -26,13 +28,16 @@ class Lanes:
     Args:
         count: how many at the most.
         blas: OpenBLAS, whose threads are divided among the lanes; None: it is not in use.
+        stages: where a graph says, while it is built, up to what it may be computed; None: it is whole.
 
     Attributes:
         count: how many lanes there are.
+        stages: as given.
     """
 
-    def __init__(self, count: int = 1, blas: ctypes.CDLL | None = None) -> None:
+    def __init__(self, count: int = 1, blas: ctypes.CDLL | None = None, stages: Stages | None = None) -> None:
         self.count, self._blas = count, blas
+        self.stages = stages or Stages(wanted=False)
         self._building = threading.Lock()
         self._pool = ThreadPoolExecutor(count, "lane", initializer=_begin) if count > 1 else None
 
@@ -48,7 +53,11 @@ class Lanes:
 
     def _evaluated(self, build: Callable[[P], T], part: P) -> T:
         with self._building:
-            made: Any = build(part)
+            try:
+                made: Any = build(part)
+            finally:
+                stages = self.stages.taken()
+        evaluate(stages)
         mx.eval(made)
         result: T = made
         return result

@@ -28,11 +28,10 @@ from mlx_align.backends.base import (
     World,
 )
 from mlx_align.backends.completions import Asked
-from mlx_align.backends.mlx import adapters, generation, longrope
+from mlx_align.backends.mlx import adapters, cpu, generation, longrope
 from mlx_align.backends.mlx.arrays import Arrays, state_of, to_numpy, tree_of
 from mlx_align.backends.mlx.caches import trouble_together
 from mlx_align.backends.mlx.checkpointing import Checkpointing, check_called, checkpointed
-from mlx_align.backends.mlx.cpu import SUBSTITUTES
 from mlx_align.backends.mlx.gradients import Gradients, scores_of
 from mlx_align.backends.mlx.lanes import Lanes
 from mlx_align.backends.mlx.lora import prepare, set_keys
@@ -92,8 +91,10 @@ class MlxPolicy:
         self._together = trouble is None
         self.notes = (*reading.notes, *([ONE_BY_ONE.format(trouble)] if trouble else []))
         self.positions = longrope.positions(model)
-        self._reading, self._forward = reading, reading.forward
-        substitutes = scope(model, SUBSTITUTES if lanes else {}, checkpointed(model, checkpointing))
+        self._reading = reading
+        self._forward = replace(reading.forward, stages=self._lanes.stages, ragged=self._divides)
+        own = cpu.substitutes(lanes.stages) if lanes else {}
+        substitutes = scope(model, own, checkpointed(model, checkpointing))
         if checkpointing == "layers":  # a layer that cannot be computed twice says so now, not hours later
             set_keys(dropouts, mx.random.key(0))
             model.train()
@@ -101,8 +102,8 @@ class MlxPolicy:
                 reading.forward.model.features(mx.array([[1, 2]]))
             model.eval()
             check_called(model)
-        self._functions = Functions(model, reading.forward, compiled, dropouts, substitutes)
-        self._gradients = Gradients(self._functions, reading.forward, self._lanes)
+        self._functions = Functions(model, self._forward, compiled, dropouts, substitutes)
+        self._gradients = Gradients(self._functions, self._forward, self._lanes)
         if config is not None:
             self._updater = Updater(config, self._adapter(), compiled)
 

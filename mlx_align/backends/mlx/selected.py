@@ -54,7 +54,15 @@ def chunk_positions(vocabulary: int, lanes: int = 1, gpu_memory: int = 0, *, fru
     return min(max(least, roomy), GPU_TIMES * least)
 
 
-def selected_logps(head: Head, features: mx.array, targets: mx.array, chunk: int, *, grad: bool) -> mx.array:
+def selected_logps(
+    head: Head,
+    features: mx.array,
+    targets: mx.array,
+    chunk: int,
+    *,
+    grad: bool,
+    after: Callable[..., None] = lambda *_: None,
+) -> mx.array:
     """(M,) float32 log-probabilities of (M,) targets from (M, D) features.
 
     Args:
@@ -63,11 +71,12 @@ def selected_logps(head: Head, features: mx.array, targets: mx.array, chunk: int
         targets: int32 token ids.
         chunk: positions in a chunk, at least 1.
         grad: whether a derivative will be asked for; without it none is computed.
+        after: called with what each chunk comes to (`Stages.after`).
     """
     starts = range(0, features.shape[0], chunk)
     parts = [(features[i : i + chunk], targets[i : i + chunk]) for i in starts]
     if not grad:
-        return _without_gradient(head, parts)
+        return _without_gradient(head, parts, after)
 
     def forward(features: mx.array) -> tuple[mx.array, mx.array]:
         logps: list[mx.array] = []
@@ -79,6 +88,7 @@ def selected_logps(head: Head, features: mx.array, targets: mx.array, chunk: int
             logp, slope = _logp_and_slope(head, piece, targets[start : start + chunk])
             logps.append(logp)
             slopes.append(slope)
+            after(logp, slope)
         return mx.concatenate(logps), mx.concatenate(slopes)
 
     logps_and_slopes: Any = mx.custom_function(forward)
@@ -91,11 +101,14 @@ def selected_logps(head: Head, features: mx.array, targets: mx.array, chunk: int
     return logps
 
 
-def _without_gradient(head: Head, parts: list[tuple[mx.array, mx.array]]) -> mx.array:
+def _without_gradient(
+    head: Head, parts: list[tuple[mx.array, mx.array]], after: Callable[..., None]
+) -> mx.array:
     logps: list[mx.array] = []
     for features, targets in parts:
         piece = mx.depends([features], [logps[-1]])[0] if logps else features
         logps.append(_Scores(head(piece), targets).logps)
+        after(logps[-1])
     return mx.concatenate(logps)
 
 

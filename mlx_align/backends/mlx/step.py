@@ -24,7 +24,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from mlx_align.backends.base import SLOPES_LEAST, SLOPES_MOST, Objective
 from mlx_align.backends.mlx.arrays import Arrays
-from mlx_align.backends.mlx.forward import Forward, Inputs, read_prefixes
+from mlx_align.backends.mlx.forward import Forward, Inputs
 from mlx_align.backends.mlx.lora import KeyedDropout, set_keys
 from mlx_align.backends.mlx.ops import MlxOps
 from mlx_align.backends.mlx.prefix import Held
@@ -170,6 +170,7 @@ class Functions:
 
             (_, loss, logps, scale), scaled = mx.value_and_grad(value)((adapter, held))
             gradient, by_held = _unscaled(scaled, scale)
+            self.forward.stages.backward(gradient)
             return gradient, by_held, loss.sums, loss.metrics, logps
 
         self.model.train()
@@ -183,7 +184,7 @@ class Functions:
         def pure(adapter: Arrays, prefixes: mx.array, key: mx.array) -> Held:
             set_keys(self.dropouts, key)
             self._put(adapter)
-            return read_prefixes(self.forward.model, prefixes)
+            return self.forward.held(prefixes)
 
         self.model.train()
         held: Held = self._call("prefixes", pure, prefixes, key)
@@ -202,13 +203,14 @@ class Functions:
 
             def value(adapter: Arrays) -> mx.array:
                 self._put(adapter)
-                held = read_prefixes(self.forward.model, prefixes)
+                held = self.forward.held(prefixes)
                 layers = zip(held, slopes, strict=True)
                 return mx.stack(
                     [(x * by).sum() for layer in layers for x, by in zip(*layer, strict=True)]
                 ).sum()
 
             gradient: Arrays = _unscaled(mx.grad(value)(adapter), scale)
+            self.forward.stages.backward(gradient)
             return gradient
 
         self.model.train()

@@ -82,9 +82,9 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     original = forward.selected_logps
 
-    def seeing(head: Any, features: Any, targets: Any, chunk: int, *, grad: bool) -> mx.array:
+    def seeing(head: Any, features: Any, targets: Any, chunk: int, **others: Any) -> mx.array:
         seen.append(chunk)
-        return original(head, features, targets, chunk, grad=grad)
+        return original(head, features, targets, chunk, **others)
 
     monkeypatch.setattr(forward, "selected_logps", seeing)
     return seen
