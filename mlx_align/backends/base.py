@@ -138,7 +138,8 @@ class MemoryHabits:
         head_plain: without.
         gated: activation's name -> arrays as wide as the MLP that act(gate(x)) * up(x) keeps.
         work: while a layer is differentiated.
-        work_again: the same where the layer (or, for `scores`, only they) is computed a second time first.
+        work_again: the same where the layer is computed a second time first.
+        scores_again: `Work.scores` where only they are.
         work_plain: while a layer is computed and no gradient wanted.
         side_by_side: sequences that are decoded together.
         reserve: what `MemoryUse.limit` counts but the operating system and the process itself need.
@@ -152,6 +153,7 @@ class MemoryHabits:
     gated: Mapping[str, int]
     work: Work
     work_again: Work
+    scores_again: float
     work_plain: Work
     side_by_side: int
     reserve: int

@@ -14,7 +14,7 @@ import json
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -59,6 +59,13 @@ OTHERS: dict[str, dict[str, Any]] = {
         "sliding_window_pattern": 6,
         "rope_local_base_freq": 1e4,
         "rope_global_base_freq": 1e4,
+    },
+    "gemma2": {
+        "model_type": "gemma2",
+        "query_pre_attn_scalar": 32,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "sliding_window": 4096,
     },
     "qwen3-moe": {
         "model_type": "qwen3_moe",
@@ -155,7 +162,15 @@ def cases() -> list[Case]:
             Case(checkpointing=checkpointing, architecture=architecture)
             for checkpointing in ("none", "layers")
         ]
+    headline = {"hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1536, "head_dim": 64}
     made += [
+        Case("dpo", 2, 180, 220, vocabulary=32_000, model=headline),
+        Case("dpo", 2, 180, 220, vocabulary=32_000, model=headline, checkpointing="layers"),
+        Case("grpo", 2, 128, 64, vocabulary=8_000),
+        Case("grpo", 1, 512, 128, vocabulary=32_000, checkpointing="layers"),
+        Case("orpo", 1, 800, 200, architecture="gemma2"),
+        Case("orpo", 1, 800, 200, architecture="gemma2", checkpointing="layers"),
+        Case("orpo", 1, 600, 100, bits=16),
         Case(bits=16),
         Case(bits=16, checkpointing="layers"),
         Case(bits=4),
@@ -238,7 +253,10 @@ def _batch(case: Case) -> Batch:
         for row in range(case.rows)
     ]
     zeros = [[np.zeros(case.branch, np.float32)] * branches] * case.rows
-    return collate(examples, ref_logps=zeros if method.needs_reference(hp) else None)
+    batch = collate(examples, ref_logps=zeros if method.needs_reference(hp) else None)
+    if case.method != "grpo":
+        return batch
+    return replace(batch, advantages=rng.normal(size=len(batch.branch_ids)).astype(np.float32))
 
 
 def _write_model(case: Case, folder: Path) -> None:

@@ -7,6 +7,7 @@ come from `tests.oracle`, in numpy and by hand, and are sent back through the mo
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from mlx_align.backends.base import State
 from mlx_align.config import AdapterConfig
-from mlx_align.data import Example
+from mlx_align.data import Example, collate
 from tests import oracle, support
 from tests.parity.test_trl import RANK, ROWS, SCALE, load, ours, peft_model, peft_name
 from tests.unit.methods.test_losses import CASES
@@ -84,3 +85,37 @@ def test_the_whole_path_in_float64(case: str) -> None:
         for name, exactly in want.items():
             error = np.abs(gradient[name] - exactly).max() / np.abs(exactly).max()
             assert error < 1e-4, f"{backend} {name}: {error:.1e}"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_group_in_float64() -> None:
+    """GRPO's gradient by four completions of each prompt, read once."""
+    adapter = AdapterConfig(rank=RANK, scale=SCALE)
+    policies = {name: support.policy(adapter, backend=name, spread=SPREAD) for name in ("mlx", "torch")}
+    state = policies["mlx"].adapter_state()
+    objective = support.objective("grpo", group_size=4)
+    pairs = support.examples()[:4]
+    groups = [
+        replace(one, branch_ids=one.branch_ids + other.branch_ids, answers=("",) * 4)
+        for one, other in zip(pairs[::2], pairs[1::2], strict=True)
+    ]
+    advantages = np.array([1.2, -0.4, 0.3, -1.1, 0.5, 0.7, -1.5, 0.3], np.float32)
+
+    model = peft_model(state)
+    load(model, state)
+    model.double().eval()
+    logps = [tensor for example in groups for tensor in token_logps(model, example, 0)]
+    known = [tensor.detach().numpy() for tensor in logps]
+    answers = [oracle.Answer(own, own, own, float(a)) for own, a in zip(known, advantages, strict=True)]
+    _, slopes = oracle.grpo(answers, objective.hp.loss_type, oracle.Clip(0.2, 0.2))
+    torch.autograd.backward(logps, [torch.tensor(slope) for slope in slopes])
+    parameters = dict(model.named_parameters())
+    want = {name: parameters[peft_name(name)].grad.numpy().T for name in state}
+
+    batch = replace(collate(groups), advantages=advantages)
+    counts = objective.method.counts(batch, objective.hp)
+    for backend, policy in policies.items():
+        policy.accumulate(batch, objective, counts, seed=0)
+        got = policy.training_state()
+        off = norm({name: got[f"gradient.{name}"] - exactly for name, exactly in want.items()}) / norm(want)
+        assert off < 1e-5, f"{backend}: {off:.1e}"

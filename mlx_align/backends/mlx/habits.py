@@ -1,9 +1,10 @@
 """How MLX uses memory while it trains, for the planner.
 
 What is kept follows from MLX's rules of differentiation; `engine.planning.footprint` counts it. How many
-arrays MLX works with besides does not: it evaluates a graph up to ten operations ahead of what has been
-computed, and what those need exists already. These numbers were measured with tests/bench/memory.py, on the
-CPU. A GPU runs ahead in the same way, by command buffers; there they are an estimate.
+arrays MLX works with besides does not: it runs ahead of what has been computed, and what the operations ahead
+need exists already. On a CPU that is at most a stage (`stages`), and the numbers were measured with
+tests/bench/memory.py. A GPU runs further ahead, by command buffers; its numbers were measured on a CPU before
+it computed in stages, and are an estimate.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mlx_align.backends.mlx.lanes import cores
 from mlx_align.backends.mlx.selected import chunk_least, chunk_positions
 
 HEAD, HEAD_PLAIN = Chunks(own=6.0, before=4.0), Chunks(own=3.0, before=7.0)
+HEAD_ON_CPU = Chunks(own=5.0, before=2.0)
 GATED = {
     # gate, sigmoid(gate), their product, up, and the product of both
     "silu": 5,
@@ -28,7 +30,8 @@ GATED_ON_CPU = {**GATED, "silu": 4}
 WORK = Work(scores=2.5, wide=4.5, narrow=7.0)
 WORK_ON_CPU = replace(WORK, scores=1.5)
 """Its attention has a derivative of its own."""
-WORK_AGAIN = Work(scores=3.5, wide=10.0, narrow=5.0)
+WORK_AGAIN, WORK_AGAIN_ON_CPU = Work(scores=3.5, wide=10.0, narrow=5.0), Work(2.0, 2.0, 2.0)
+SCORES_AGAIN = 3.5
 WORK_PLAIN = Work(scores=1.5, wide=3.0, narrow=5.0)
 GIB = 1 << 30
 
@@ -54,11 +57,12 @@ def habits(device: str, float_bytes: int | None, limit: int) -> MemoryHabits:
         chunk_positions=partial(
             _positions, lanes=cores() if on_cpu else 1, gpu_memory=0 if on_cpu else limit
         ),
-        head=HEAD,
+        head=HEAD_ON_CPU if on_cpu else HEAD,
         head_plain=HEAD_PLAIN,
         gated=GATED_ON_CPU if on_cpu else GATED,
         work=WORK_ON_CPU if on_cpu else WORK,
-        work_again=WORK_AGAIN,
+        work_again=WORK_AGAIN_ON_CPU if on_cpu else WORK_AGAIN,
+        scores_again=SCORES_AGAIN,
         # Without a gradient a GPU's attention is one kernel, in which scores never exist as an array.
         work_plain=WORK_PLAIN if on_cpu else replace(WORK_PLAIN, scores=0.0),
         side_by_side=SIDE_BY_SIDE,

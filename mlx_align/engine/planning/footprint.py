@@ -6,7 +6,7 @@ until the backward pass, in arrays of the compute type unless said otherwise:
     norms       n * d for the input of each (two, in gemma four), and its output where an adapter reads it
     attention   queries before their norm, scaled queries and the result, n * (heads * head_dim) each; keys
                 and values, of a prompt once, and joined with the branch's own for every branch
-    scores      (branches, heads, queries, keys) after the softmax; with a soft cap also before it
+    scores      (branches, heads, queries, keys) after the softmax; with a soft cap also after its tanh
     MLP         the arrays that act(gate) * up keeps, n * ff each (`MemoryHabits.gated`)
     adapter     n * r for every adapted module; under a 16-bit model the factors in its precision, which for
                 experts are many; with DoRA a quantised module's weights, unpacked
@@ -292,9 +292,13 @@ class Arithmetic:
         return self.config.backend.checkpointing
 
     def _passes(self, shape: Shape) -> tuple[_Pass, _Pass]:
-        """The branches' tokens, and the prompts' where those are read once for all branches."""
+        """The branches' tokens, and the prompts' where those are read once for all branches.
+
+        mlx-lm's attention with a soft cap (Gemma 2) takes no mask of each sequence's own, so there every
+        branch is read as one sequence, as `backends.mlx.probe` finds out.
+        """
         sequences = shape.rows * self.branches
-        if self.branches > 1 and shape.prompt > 1:
+        if self.branches > 1 and shape.prompt > 1 and not self.model.capped_scores:
             prompt = shape.prompt - 1  # its last token is read with the branches
             own = _Pass(sequences * shape.branch, sequences, shape.branch, prompt + shape.branch)
             return own, _Pass(shape.rows * prompt, shape.rows, prompt, prompt)
@@ -346,9 +350,11 @@ class Arithmetic:
         return part.sequences * self.model.heads * part.queries * part.keys * self._width
 
     def _kept_scores(self, part: _Pass) -> int:
-        if self._checkpointing != "none":
-            return 0
-        return self._scores(part) * (3 if self.model.capped_scores else 1)
+        return self._whole_scores(part) if self._checkpointing == "none" else 0
+
+    def _whole_scores(self, part: _Pass) -> int:
+        """What a layer keeps of them if it is not computed again, or has been."""
+        return self._scores(part) * (2 if self.model.capped_scores else 1)
 
     def _joined(self, own: _Pass) -> int:
         """Keys and values that the branches attend to: their prompt's and their own."""
@@ -387,15 +393,15 @@ class Arithmetic:
 
     def _work(self, part: _Pass) -> int:
         """The derivative of one layer; where the layer or its scores are computed again, that with it."""
-        work, again = self.habits.work, self.habits.work_again
         if self._checkpointing == "layers":
-            return self._temporaries(part, again) + self._again(part)
+            return self._temporaries(part, self.habits.work_again) + self._again(part)
+        work = self.habits.work
         if self._checkpointing == "attention":
-            work = replace(work, scores=again.scores)
+            work = replace(work, scores=self.habits.scores_again)
         return self._temporaries(part, work)
 
     def _again(self, part: _Pass) -> int:
         """A layer that is computed again, if layers are."""
         if self._checkpointing != "layers":
             return 0
-        return self._whole_layer(part) + self._joined(part) + self._scores(part)
+        return self._whole_layer(part) + self._joined(part) + self._whole_scores(part)

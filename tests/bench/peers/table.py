@@ -46,8 +46,9 @@ def _introduction(result: Result) -> str:
         f"compared were off by {_worst(result, 'loss')}, {_worst(result, 'gradient')} and "
         f"{_worst(result, 'update')}. Utilisation is counted arithmetic over time and the rate of the same "
         f"matrix products in the same run ({_matrix_rates(result)}); it counts the head for the responses "
-        f"only. The load average before any arm began was at most {_load(result):.1f}. How many times as "
-        "fast is rounded down, a share of memory up; peers.json has every repeat, and each cell's commit."
+        "only, and a prompt for each answer, but once where ours reads it once. The load average before any "
+        f"arm began was at most {_load(result):.1f}. How many times as fast is rounded down, a share of "
+        "memory up; peers.json has every repeat, and each cell's commit."
     )
 
 
@@ -60,7 +61,8 @@ def _worst(result: Result, what: str) -> str:
 def _processors(result: Result) -> str:
     """Those that cells were measured on."""
     cells = result["cells"].values()
-    return " and ".join(sorted({cell["measured"]["processor"] for cell in cells}))
+    named = {cell["measured"]["processor"] for cell in cells}
+    return " and ".join(sorted(x if "model" in x else f"{x}, model not noted" for x in named))
 
 
 def _matrix_rates(result: Result) -> str:
@@ -123,9 +125,10 @@ def _entry(cell: Result, name: str, method: str) -> str:
         return ""
     if "error" in arm:
         return "does not run"
+    work = "least" if name == "ours" else "pair"  # what an arm does not compute is not credited to it
     text = (
         f"{arm['whole_rate']['median']:.0f} ({arm['steady_rate']['median']:.0f}), "
-        f"{arm['peak_over_base'] / 1e9:.2f} GB, {arm['utilisation']['pair']:.0%}"
+        f"{arm['peak_over_base'] / 1e9:.2f} GB, {arm['utilisation'][work]:.0%}"
     )
     if arm["gate"]["verdict"] != "equivalent":
         return f"{text} (not equivalent: {'; '.join(arm['gate']['failed'])})"
@@ -169,7 +172,8 @@ def _sweep(result: Result) -> str:
 
 def _steps(cells: list[Result]) -> str:
     """Such as "2 to 4"."""
-    return " to ".join(str(count) for count in sorted({cell["steps"] for cell in cells}))
+    counts = {cell["steps"] for cell in cells}
+    return " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
 
 
 def _listed(numbers: list[int]) -> str:

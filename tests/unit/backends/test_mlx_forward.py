@@ -26,6 +26,7 @@ from mlx_align.backends.mlx.probe import choose
 from mlx_align.backends.mlx.stages import Stages
 from mlx_align.backends.mlx.step import to_arrays, to_batch
 from mlx_align.backends.mlx.substitutes import scope
+from mlx_align.batch import Batch
 from mlx_align.config import OptimConfig
 from mlx_align.data import Example, collate
 from mlx_align.errors import UsageError
@@ -233,9 +234,9 @@ def alone(
 
 
 def read(
-    model: nn.Module, forward: Forward, rows: list[Example], weight: mx.array, *, opened: Any = None
+    model: nn.Module, forward: Forward, rows: list[Example] | Batch, weight: mx.array, *, opened: Any = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    batch = collate(rows)
+    batch = rows if isinstance(rows, Batch) else collate(rows)
     inputs, arrays = forward.inputs(batch), to_arrays(batch)
 
     def total(model: nn.Module) -> tuple[mx.array, mx.array]:
