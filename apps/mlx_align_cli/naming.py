@@ -43,10 +43,9 @@ def find_run(runs_dir: Path | None, name: str, *, exact: bool = False) -> RunDir
 
 def run_with(adapter: Path) -> RunDirectory | None:
     """The run whose adapter or checkpoint this folder is, None where it is in none."""
-    from mlx_align.runs import RunDirectory
-    from mlx_align.runs.directory import is_run
+    from mlx_align.runs import run_around
 
-    return next((RunDirectory(path) for path in adapter.parents if is_run(path)), None)
+    return run_around(adapter)
 
 
 def run_word(run: RunDirectory) -> str:

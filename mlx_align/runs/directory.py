@@ -227,7 +227,8 @@ def is_run(path: Path) -> bool:
 
 def run_around(path: Path) -> RunDirectory | None:
     """The run that a file or folder lies in, however deep; None: in none."""
-    return next((RunDirectory(folder) for folder in path.absolute().parents if is_run(folder)), None)
+    whole = Path(os.path.abspath(path))  # without "..", so that a run that is only passed through is not met
+    return next((RunDirectory(folder) for folder in whole.parents if is_run(folder)), None)
 
 
 def list_runs(root: Path) -> list[RunDirectory]:

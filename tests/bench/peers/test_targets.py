@@ -18,7 +18,7 @@ HEADLINE = {
 LONG = 3.0
 """Times as fast as mlx-lm-lora with prompts of 1,000 tokens."""
 MEMORY = {False: 1 / 3, True: 1 / 5}
-"""Share of mlx-lm-lora's at the large vocabulary, without and with checkpointing."""
+"""Share of mlx-lm-lora's memory at the large vocabulary, without and with checkpointing."""
 LARGE = 151_936
 
 
@@ -42,6 +42,11 @@ def test_the_headlines_speed(method: str) -> None:
     ratios = CELLS[f"headline-{method}"]["ratios"]
     for peer, least in HEADLINE[method].items():
         assert ratios[peer]["whole"] >= least, peer
+
+
+@pytest.mark.parametrize("method", HEADLINE)
+def test_the_headlines_memory(method: str) -> None:
+    assert CELLS[f"headline-{method}"]["ratios"]["mlx-lm-lora"]["memory"] <= MEMORY[False]
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -114,10 +113,8 @@ def test_a_template_that_does_not_end_is_stopped(
 ) -> None:
     monkeypatch.setattr(templates, "MAX_SECONDS", 0.2)
     tokenizer = wrap_tokenizer(make_tokenizer(template=ENDLESS))
-    begun = time.monotonic()
     with pytest.raises(DataError, match=r"not done after 0\.2 seconds"):
         tokenizer.render(HELLO, add_generation_prompt=True, name="d.jsonl:3")
-    assert time.monotonic() - begun < 3
 
 
 def test_a_template_that_floods_is_refused(make_tokenizer: MakeTokenizer) -> None:
