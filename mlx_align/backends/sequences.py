@@ -96,12 +96,22 @@ def groups(batch: Batch, before: Ids, width: int, *, ragged: bool) -> list[Group
     return [Group((firsts + sorted(own)).reshape(-1).astype(np.int32), int(needed[own[0]])) for own in made]
 
 
-def predicting(batch: Batch, before: Ids, groups: list[Group]) -> Ids:
-    """(M,) int32: where, among the groups' tokens one after the other, each scored token is predicted."""
+def predicting(batch: Batch, before: Ids, groups: list[Group]) -> tuple[list[Ids], Ids]:
+    """Where the scored tokens are predicted.
+
+    Returns:
+        at: for each group, (m,) int32: which of its tokens, row by row, predict scored ones.
+        order: (M,) int32, where in all of `at` each scored token's is.
+    """
     row, column = np.divmod(batch.scored, batch.branch_ids.shape[1])
-    starts, at = np.zeros(len(batch.branch_ids), np.int64), 0
+    at: list[Ids] = []
+    found: list[NDArray[np.int64]] = []
     for group in groups:
-        starts[group.members] = at + np.arange(len(group.members)) * group.width
-        at += len(group.members) * group.width
-    made: Ids = (starts[row] + before[row] + column).astype(np.int32)
-    return made
+        rank = np.full(len(batch.branch_ids), -1)
+        rank[group.members] = np.arange(len(group.members))
+        (own,) = np.nonzero(rank[row] >= 0)
+        of = row[own]
+        places: Ids = (rank[of] * group.width + before[of] + column[own]).astype(np.int32)
+        at.append(places)
+        found.append(own)
+    return at, np.argsort(np.concatenate(found)).astype(np.int32)

@@ -227,7 +227,7 @@ def is_run(path: Path) -> bool:
 
 def run_around(path: Path) -> RunDirectory | None:
     """The run that a file or folder lies in, however deep; None: in none."""
-    whole = Path(os.path.abspath(path))  # without "..", so that a run that is only passed through is not met
+    whole = path.resolve()  # without "..", so that a run that is only passed through is not met
     return next((RunDirectory(folder) for folder in whole.parents if is_run(folder)), None)
 
 

@@ -170,7 +170,7 @@ def cases() -> list[Case]:
         Case("grpo", 1, 512, 128, vocabulary=32_000, checkpointing="layers"),
         Case("orpo", 1, 800, 200, architecture="gemma2"),
         Case("orpo", 1, 800, 200, architecture="gemma2", checkpointing="layers"),
-        Case("orpo", 1, 600, 100, bits=16),
+        Case("orpo", 1, 300, 60, bits=16),
         Case(bits=16),
         Case(bits=16, checkpointing="layers"),
         Case(bits=4),

@@ -42,8 +42,8 @@ MUTATIONS = {
     ),
     "mask shifted by one": Mutation(
         "mlx_align/backends/mlx/forward.py",
-        "predicting(batch, starts - 1, made)",
-        "predicting(batch, starts, made)",
+        "ids[:, :-1], starts - 1)",
+        "ids[:, :-1], starts)",
         (FORWARD, "-k", "single_sequences and qwen2"),
     ),
     "last prompt token read with the prompt": Mutation(

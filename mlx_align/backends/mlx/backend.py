@@ -86,7 +86,7 @@ class MlxBackend:
     def habits(self) -> MemoryHabits:
         """How MLX uses memory on this device."""
         float_bytes = None if self._dtype == "auto" else DTYPES[self._dtype].size
-        return habits(self.device, float_bytes, self.memory().limit)
+        return habits(self.device, float_bytes, self.memory().limit, compiled=self._compiled)
 
     def load_policy(
         self,
@@ -115,18 +115,21 @@ class MlxBackend:
     def _policy(self, base: nn.Module, facts: dict[str, Any], optim: OptimConfig | None) -> MlxPolicy:
         from mlx_align.backends.mlx import OPENBLAS
 
-        # The CPU has few kernels to launch, and MLX would call a C++ compiler for each fused one.
-        compiled = self._gpu if self._config.compile == "auto" else self._config.compile == "on"
         return MlxPolicy(
             base,
             facts,
             optim,
             self.memory,
-            compiled=compiled,
+            compiled=self._compiled,
             checkpointing=self._config.checkpointing,
             # What is compiled is compiled for a shape, so a batch keeps the one it has been given.
-            lanes=None if self._gpu or compiled else Lanes(cores(), OPENBLAS, Stages(wanted=True)),
+            lanes=None if self._gpu or self._compiled else Lanes(cores(), OPENBLAS, Stages(wanted=True)),
         )
+
+    @property
+    def _compiled(self) -> bool:
+        # The CPU has few kernels to launch, and MLX would call a C++ compiler for each fused one.
+        return self._gpu if self._config.compile == "auto" else self._config.compile == "on"
 
     def _load(self, folder: Path) -> nn.Module:
         try:

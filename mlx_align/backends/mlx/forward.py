@@ -13,6 +13,7 @@ shape, a branch that is much shorter than another is read apart from it and padd
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,13 +26,20 @@ from mlx_align.backends.mlx.prefix import Held
 from mlx_align.backends.mlx.selected import chunk_positions, selected_logps
 from mlx_align.backends.mlx.split import SplitModel
 from mlx_align.backends.mlx.stages import Stages
-from mlx_align.backends.sequences import groups, predicting, prefixes_and_suffixes, whole_sequences
+from mlx_align.backends.sequences import (
+    Group,
+    Ids,
+    groups,
+    predicting,
+    prefixes_and_suffixes,
+    whole_sequences,
+)
 from mlx_align.batch import Batch
 
 Inputs = dict[str, Any]
-"""What to read: `ids`, a list of (n, L) sequences, and `at`, the (M,) of their tokens, one after the other,
-that predict the scored ones. If prompts are read once, also their tokens, `prefixes`, and `lens`: for each of
-`ids`, how many of its prompt's belong to each sequence."""
+"""What to read: `ids`, a list of (n, L) sequences, and `at`: for each of them, which of its n * L tokens
+predict scored ones. `order`: where in all of those each of the M scored tokens' is. If prompts are read once,
+also their tokens, `prefixes`, and `lens`: for each of `ids`, how many of them belong to each sequence."""
 
 
 @dataclass(frozen=True)
@@ -64,23 +72,23 @@ class Forward:
         if self.shared and batch.branches > 1 and prompt > 1 and width <= self.longest:
             return self.shared_inputs(batch)
         ids, starts = whole_sequences(batch)
-        made = groups(batch, starts - 1, ids.shape[1] - 1, ragged=self.ragged)
-        return {
-            "ids": [mx.array(ids[group.members, : group.width]) for group in made],
-            "at": mx.array(predicting(batch, starts - 1, made)),
-        }
+        return self._grouped(batch, ids[:, :-1], starts - 1)[0]
 
     def shared_inputs(self, batch: Batch) -> Inputs:
         """The same where the prompts are read once, or have been."""
         prefixes, lens, suffixes = prefixes_and_suffixes(batch)
-        first = np.zeros_like(lens)
-        made = groups(batch, first, suffixes.shape[1], ragged=self.ragged)
+        inputs, made = self._grouped(batch, suffixes, np.zeros_like(lens))
         return {
             "prefixes": mx.array(prefixes),
             "lens": [mx.array(lens[group.members]) for group in made],
-            "ids": [mx.array(suffixes[group.members, : group.width]) for group in made],
-            "at": mx.array(predicting(batch, first, made)),
+            **inputs,
         }
+
+    def _grouped(self, batch: Batch, sequences: Ids, before: Ids) -> tuple[Inputs, list[Group]]:
+        made = groups(batch, before, sequences.shape[1], ragged=self.ragged)
+        at, order = predicting(batch, before, made)
+        ids = [mx.array(sequences[group.members, : group.width]) for group in made]
+        return {"ids": ids, "at": [mx.array(places) for places in at], "order": mx.array(order)}, made
 
     def logps(
         self, inputs: Inputs, batch: Batch, *, grad: bool, temperature: float = 1.0, held: Held | None = None
@@ -110,7 +118,9 @@ class Forward:
     def held(self, prefixes: mx.array) -> Held:
         """Every layer's keys and values of (B, P) prefixes."""
         with self.stages.forward():
-            return read_prefixes(self.model, prefixes)
+            held = read_prefixes(self.model, prefixes, self.stages.need)
+        self.stages.drop()  # what layers made of the last keys and values
+        return held
 
     def _features(self, inputs: Inputs, held: Held | None) -> mx.array:
         """(M, D): those that predict the scored tokens."""
@@ -120,13 +130,14 @@ class Forward:
             read = [after_prefixes(self.model, held, lens, ids) for lens, ids in pairs]
         else:
             read = [self.model.features(ids) for ids in inputs["ids"]]
-        flat = [features.reshape(-1, features.shape[-1]) for features in read]
-        return (flat[0] if len(flat) == 1 else mx.concatenate(flat))[inputs["at"]]
+        places = zip(read, inputs["at"], strict=True)
+        found = [features.reshape(-1, features.shape[-1])[at] for features, at in places]
+        return found[0] if len(found) == 1 else mx.concatenate(found)[inputs["order"]]
 
 
-def read_prefixes(model: SplitModel, prefixes: mx.array) -> Held:
-    """Every layer's keys and values of (B, P) prefixes."""
-    caches = model.recorders()
+def read_prefixes(model: SplitModel, prefixes: mx.array, told: Callable[[], None] = lambda: None) -> Held:
+    """Every layer's keys and values of (B, P) prefixes; `told` is called whenever there are new ones."""
+    caches = model.recorders(told)
     model.features(prefixes, caches)  # what it returns is never evaluated
     return prefix.held(caches)
 

@@ -36,15 +36,17 @@ WORK_PLAIN = Work(scores=1.5, wide=3.0, narrow=5.0)
 GIB = 1 << 30
 
 
-def habits(device: str, float_bytes: int | None, limit: int) -> MemoryHabits:
+def habits(device: str, float_bytes: int | None, limit: int, *, compiled: bool = False) -> MemoryHabits:
     """The habits of a device, "mlx:cpu" or another.
 
     Args:
         device: `Backend.device`.
         float_bytes: of one weight and one activation; None: as the model's files have them.
         limit: the device's memory, as `MemoryUse.limit`.
+        compiled: whether MLX compiles; then a CPU has neither lanes nor stages nor functions of its own.
     """
     on_cpu = device == "mlx:cpu"
+    staged = on_cpu and not compiled
     if device == "mlx:metal":  # Metal's recommended working set leaves the system its share already
         reserve = 0
     elif on_cpu:  # physical memory, of which the system, Python and other programs need some
@@ -55,13 +57,13 @@ def habits(device: str, float_bytes: int | None, limit: int) -> MemoryHabits:
         float_bytes=float_bytes,
         widens=on_cpu,
         chunk_positions=partial(
-            _positions, lanes=cores() if on_cpu else 1, gpu_memory=0 if on_cpu else limit
+            _positions, lanes=cores() if staged else 1, gpu_memory=0 if on_cpu else limit
         ),
-        head=HEAD_ON_CPU if on_cpu else HEAD,
+        head=HEAD_ON_CPU if staged else HEAD,
         head_plain=HEAD_PLAIN,
-        gated=GATED_ON_CPU if on_cpu else GATED,
-        work=WORK_ON_CPU if on_cpu else WORK,
-        work_again=WORK_AGAIN_ON_CPU if on_cpu else WORK_AGAIN,
+        gated=GATED_ON_CPU if staged else GATED,
+        work=WORK_ON_CPU if staged else WORK,
+        work_again=WORK_AGAIN_ON_CPU if staged else WORK_AGAIN,
         scores_again=SCORES_AGAIN,
         # Without a gradient a GPU's attention is one kernel, in which scores never exist as an array.
         work_plain=WORK_PLAIN if on_cpu else replace(WORK_PLAIN, scores=0.0),

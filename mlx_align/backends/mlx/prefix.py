@@ -8,6 +8,8 @@ caches here answer so that a prompt is read once (`Recorder`) and every branch t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mlx.core as mx
 from mlx_lm.models.base import create_causal_mask
 
@@ -20,11 +22,15 @@ class Recorder:
 
     The prompts are right-padded, so causality alone hides the padding from every real token.
 
+    Args:
+        told: called when keys and values come.
+
     Attributes:
         window: the sliding window that the model last asked a mask for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[], None] = lambda: None) -> None:
+        self._told = told
         self.offset = 0
         self.window: int | None = None
         self._recorded: list[mx.array] = []
@@ -32,6 +38,7 @@ class Recorder:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Keep and return them."""
         self._recorded = [keys, values]
+        self._told()
         return keys, values
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
@@ -45,7 +52,7 @@ class Recorder:
 
     def twin(self, held: list[mx.array]) -> Recorder:
         """Another one that holds this."""
-        twin = Recorder()
+        twin = Recorder(self._told)
         twin.keep(held)
         return twin
 

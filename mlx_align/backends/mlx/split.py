@@ -39,9 +39,13 @@ class SplitModel:
         self._path = [] if whole else _path_to_layers(model)
         self.whole = not self._path
 
-    def recorders(self) -> list[Recorder]:
-        """Fresh caches to read prompts with, as many as the model has: layers that share one have it once."""
-        return [Recorder() for _ in range(self._caches)]
+    def recorders(self, told: Callable[[], None] = lambda: None) -> list[Recorder]:
+        """Fresh caches to read prompts with, as many as the model has: layers that share one have it once.
+
+        Args:
+            told: called when keys and values come to one of them.
+        """
+        return [Recorder(told) for _ in range(self._caches)]
 
     def features(self, ids: mx.array, cache: Cache = None) -> mx.array:
         """(N, L, D) what the head would be given for (N, L) ids."""

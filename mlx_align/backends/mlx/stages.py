@@ -5,7 +5,7 @@ computed yet. So a lane that is at large operations fills the queue, and a lane 
 add its own: on two cores a quarter of the time was lost so. Besides, a queued operation's result has its
 memory already. A lane therefore evaluates its graph in stages of so few operations that the others find room:
 
-    forward     after each attention and each SwiGLU (`cpu`), and each of the head's chunks (`selected`)
+    forward     after each attention and SwiGLU of `cpu`, and each of the head's chunks (`selected`)
     backward    layer by layer, as the gradient by each layer's adapter becomes known
 
 The operations and their order of rounding are the same, so the results are too, to the bit.
@@ -29,6 +29,7 @@ class Stages:
     def __init__(self, *, wanted: bool) -> None:
         self._wanted, self._forward = wanted, False
         self._noted: list[list[mx.array]] = []
+        self._needed = 0
 
     @contextmanager
     def forward(self) -> Iterator[None]:
@@ -47,6 +48,14 @@ class Stages:
         """In a forward pass, a stage ends with these."""
         if self._forward:
             self._noted.append(list(arrays))
+
+    def need(self) -> None:
+        """What has been noted until now is needed."""
+        self._needed = len(self._noted)
+
+    def drop(self) -> None:
+        """Forget what was noted since: nothing that is wanted depends on it."""
+        del self._noted[self._needed :]
 
     def backward(self, gradient: Mapping[str, mx.array]) -> None:
         """On the way back, a stage ends with the gradient by each layer, the last layer first."""

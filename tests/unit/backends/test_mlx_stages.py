@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlx_align import backends, embedded
-from mlx_align.backends.base import State
-from mlx_align.backends.mlx import lanes
+from mlx_align.backends.mlx import cpu, lanes
 from mlx_align.backends.mlx.checkpointing import Checkpointing
 from mlx_align.backends.mlx.lanes import Lanes
+from mlx_align.backends.mlx.probe import choose
 from mlx_align.backends.mlx.stages import Stages, evaluate
+from mlx_align.backends.mlx.substitutes import scope
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
 from mlx_align.data import collate
 from tests import support
+from tests.unit.backends.test_mlx_forward import SHARED, build
 
 
 def names(taken: list[list[mx.array]], arrays: dict[str, mx.array]) -> list[set[str]]:
@@ -85,21 +90,32 @@ def test_what_cannot_be_built_leaves_no_stages() -> None:
             raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        Lanes(2, stages=own).map(build, [1, 2])
+        Lanes(1, stages=own).map(build, [1, 2])
     assert own.taken() == []
 
 
-def gradient_of(checkpointing: Checkpointing) -> State:
+Made = dict[str, Any]
+
+
+def gradient_of(checkpointing: Checkpointing, at_once: int | None = None) -> Made:
+    """The gradient by a batch; `at_once`: of groups, of which so many branches are read at once."""
     backend = backends.create(BackendConfig(device="cpu", checkpointing=checkpointing))
     policy = backend.load_policy(embedded.model_folder(), AdapterConfig(rank=2), OptimConfig(), 0)
     batch, objective = collate(support.examples()[:3]), support.objective("orpo")
+    if at_once:
+        advantages = np.linspace(-1, 1, len(batch.branch_ids), dtype=np.float32)
+        batch = replace(batch, advantages=advantages)
+        objective = replace(support.objective("grpo", group_size=2), branches_at_once=at_once)
+    logps = policy.logps(batch)
     policy.accumulate(batch, objective, objective.method.counts(batch, objective.hp), seed=0)
-    return policy.training_state()
+    return {"logps": logps, **policy.training_state()}
 
 
-@pytest.mark.parametrize("checkpointing", ["none", "attention", "layers"])
-def test_the_gradient_is_the_same_to_the_bit(
-    checkpointing: Checkpointing, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("checkpointing", "at_once"), [("none", None), ("attention", None), ("layers", None), ("none", 1)]
+)
+def test_results_are_the_same_to_the_bit(
+    checkpointing: Checkpointing, at_once: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts: list[int] = []
 
@@ -108,12 +124,24 @@ def test_the_gradient_is_the_same_to_the_bit(
         evaluate(noted)
 
     monkeypatch.setattr(lanes, "evaluate", counting)
-    staged = gradient_of(checkpointing)
+    staged = gradient_of(checkpointing, at_once)
     monkeypatch.setattr(lanes, "evaluate", lambda noted: noted.clear())
-    at_once = gradient_of(checkpointing)
+    whole = gradient_of(checkpointing, at_once)
     assert min(counts) > 2
     for name, array in staged.items():
-        np.testing.assert_array_equal(array, at_once[name], err_msg=name)
+        np.testing.assert_array_equal(array, whole[name], err_msg=name)
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("qwen3", 4), ("gemma4_text", 1)])
+def test_of_prompts_only_what_keys_and_values_need_is_computed(name: str, wanted: int) -> None:
+    """Two layers of Qwen's three, attention and MLP; one attention of Gemma's four: two layers have keys."""
+    kind, facts = SHARED[name]
+    model = build(kind, **facts)
+    own = Stages(wanted=True)
+    forward = replace(choose(model).forward, stages=own)
+    with scope(model, cpu.substitutes(own))():
+        forward.held(mx.array([[1, 2, 3]]))
+    assert len(own.taken()) == wanted
 
 
 def test_layers_that_are_computed_again_are_noted_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,8 +78,9 @@ def test_each_scored_token_is_predicted_by_the_one_before_it(
     batch = batch_of(rows)
     ids, before = read(batch, shared=shared)
     made = groups(batch, before, ids.shape[1], ragged=ragged)
-    flat = np.concatenate([ids[group.members, : group.width].reshape(-1) for group in made])
-    np.testing.assert_array_equal(flat[predicting(batch, before, made)], preceding(batch))
+    at, order = predicting(batch, before, made)
+    found = [ids[g.members, : g.width].reshape(-1)[own] for g, own in zip(made, at, strict=True)]
+    np.testing.assert_array_equal(np.concatenate(found)[order], preceding(batch))
 
 
 @given(rows=ROWS)
