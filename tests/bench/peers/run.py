@@ -4,17 +4,14 @@
     python -m tests.bench.peers.run --cells headline long        groups, or names, or parts of names
     python -m tests.bench.peers.run --quick --arms ours          one tiny cell, once, written nowhere
 
-Cells that are not measured again keep their figures. Run it alone on the machine. What is interrupted goes on
-with the turn it was at, as long as code and processor are the same.
+Cells that are not measured again keep their figures. Run it alone on the machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -57,24 +54,15 @@ class Bench:
     Args:
         arms: names in CONTENDERS.
         repeats: of each arm in each cell.
-        scratch: a folder for outcomes; those that are there are not measured again.
+        scratch: a folder for outcomes.
     """
 
     arms: Sequence[str]
     repeats: int
     scratch: Path
 
-    def __post_init__(self) -> None:
-        self._folder = self.scratch
-
-    def forget(self) -> None:
-        """Remove the outcomes of the last cell: its result is written."""
-        shutil.rmtree(self._folder)
-
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Gate every arm, then time them in turns."""
-        self._folder = self.scratch / cell.name
-        self._folder.mkdir(parents=True, exist_ok=True)
         work = workload.make(cell, cache() / "workloads")
         if not (work.folder / "oracle.json").exists():
             say(f"{cell.name}: float64 oracle")
@@ -84,8 +72,8 @@ class Bench:
         for name in arms:
             say(f"{cell.name}: gradient of {name}")
             try:
-                self._arm("gradient", name, work, ["--gradient", str(self._gradient(name))])
-                self._arm("warm", name, work, ["--steps", str(WARM_STEPS)])
+                self._arm(name, work, ["--gradient", str(self._gradient(name))])
+                self._arm(name, work, ["--steps", str(WARM_STEPS)])
                 results[name] = {"outcomes": []}
             except ArmError as error:
                 results[name] = {"error": str(error)}
@@ -120,14 +108,13 @@ class Bench:
     ) -> None:
         """Each arm once, beginning with another one every time; and the matrix products beside them."""
         for framework in sorted({CONTENDERS[name].framework for name in results}):
-            label = f"{repeat}-{framework}"
-            outcome = self._module(label, "flops", None, work, ["--framework", framework])
+            outcome = self._module("flops", None, work, ["--framework", framework])
             rates.setdefault(framework, []).append(outcome["rate"])
         names = [name for name in results if "error" not in results[name]]
         shift = repeat % max(1, len(names))
         for name in names[shift:] + names[:shift]:
             try:
-                outcome = self._arm(str(repeat), name, work)
+                outcome = self._arm(name, work)
             except ArmError as error:
                 results[name] = {"error": str(error)}
                 continue
@@ -155,31 +142,22 @@ class Bench:
     # Processes
 
     def _gradient(self, name: str) -> Path:
-        return self._folder / f"gradient-{name}.safetensors"
+        return self.scratch / f"gradient-{name}.safetensors"
 
-    def _arm(
-        self, what: str, name: str, work: workload.Workload, extra: Sequence[str] = ()
-    ) -> dict[str, Any]:
+    def _arm(self, name: str, work: workload.Workload, extra: Sequence[str] = ()) -> dict[str, Any]:
         contender = CONTENDERS[name]
         options = [f"--option={key}={value}" for key, value in contender.options.items()]
-        label = f"{what}-{name}"
-        return self._module(label, contender.module, contender.environment, work, [*options, *extra])
+        return self._module(contender.module, contender.environment, work, [*options, *extra])
 
     def _module(
-        self, label: str, module: str, environment: str | None, work: workload.Workload, extra: Sequence[str]
+        self, module: str, environment: str | None, work: workload.Workload, extra: Sequence[str]
     ) -> dict[str, Any]:
-        """What a process has to say, or said when this cell was begun."""
-        done, fresh = self._folder / f"{label}.json", self._folder / "outcome.new"
-        if not done.exists():
-            load = os.getloadavg()
-            fresh.unlink(missing_ok=True)
-            arguments = ["-m", f"tests.bench.peers.{module}", str(work.folder), str(fresh), *extra]
-            process(python_of(environment), arguments)
-            outcome = {**json.loads(fresh.read_text(encoding="utf-8")), "load_average": load}
-            fresh.write_text(json.dumps(outcome), encoding="utf-8")
-            fresh.replace(done)
-        found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        return found
+        load = os.getloadavg()
+        target = self.scratch / "outcome.json"
+        target.unlink(missing_ok=True)
+        arguments = ["-m", f"tests.bench.peers.{module}", str(work.folder), str(target), *extra]
+        process(python_of(environment), arguments)
+        return {**json.loads(target.read_text(encoding="utf-8")), "load_average": load}
 
 
 def process(python: Path, arguments: Sequence[str]) -> None:
@@ -253,20 +231,10 @@ def main() -> None:
     if arguments.list:
         print("\n".join(cell.name for cell in selected))
         return
-    if arguments.quick:
-        with tempfile.TemporaryDirectory() as scratch:
-            failed = run(Bench(arguments.arms, 1, Path(scratch)), selected, keep=False)
-    else:
-        failed = run(Bench(arguments.arms, arguments.repeats, unfinished()), selected, keep=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(arguments.arms, 1 if arguments.quick else arguments.repeats, Path(scratch))
+        failed = run(bench, selected, keep=not arguments.quick)
     sys.exit(1 if failed else 0)
-
-
-def unfinished() -> Path:
-    """Where outcomes wait for their cell's other ones: a folder for this code on this processor."""
-    git = ["git", "diff", "HEAD", "--", ".", f":!{RESULTS.relative_to(ROOT)}"]
-    changed = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    facts = [provenance()["commit"], changed, machine()["processor"]]
-    return cache() / "unfinished" / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def run(bench: Bench, selected: Sequence[Cell], *, keep: bool) -> bool:
@@ -276,7 +244,6 @@ def run(bench: Bench, selected: Sequence[Cell], *, keep: bool) -> bool:
         result = bench.measure(cell)
         if keep:
             write({cell.name: result})
-            bench.forget()
         for name, arm in result["arms"].items():
             verdict = arm["error"] if "error" in arm else arm["gate"]["verdict"]
             failed |= name.startswith("ours") and verdict != "equivalent"

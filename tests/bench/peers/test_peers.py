@@ -132,34 +132,6 @@ def test_arms_take_turns_and_say_how_busy_the_machine_was(
     assert all(len(outcome["load_average"]) == 3 for of in results.values() for outcome in of["outcomes"])
 
 
-def test_a_cell_that_was_interrupted_goes_on(
-    work: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran: list[str] = []
-
-    def process(python: Path, arguments: list[str]) -> None:
-        if len(ran) == 6:
-            raise KeyboardInterrupt
-        ran.append(arguments[1].rsplit(".")[-1])
-        told = {"rate": 1.0, "whole_seconds": len(ran)}
-        Path(arguments[3]).write_text(json.dumps(told), encoding="utf-8")
-
-    def turns() -> dict[str, dict[str, Any]]:
-        bench = run.Bench(["ours", "trl"], 2, tmp_path)
-        results: dict[str, dict[str, Any]] = {name: {"outcomes": []} for name in bench.arms}
-        for repeat in range(2):
-            bench._turn(repeat, cells.quick()[0], work, results, {})
-        return results
-
-    monkeypatch.setattr(run, "process", process)
-    with pytest.raises(KeyboardInterrupt):
-        turns()
-    ran.clear()  # in the second turn, when both frameworks' matrix products had been measured
-    results = turns()
-    assert ran == [CONTENDERS["trl"].module, CONTENDERS["ours"].module]
-    assert all(len(of["outcomes"]) == 2 for of in results.values())
-
-
 def test_only_equivalent_arms_are_compared() -> None:
     def arm(rate: float, verdict: str) -> dict[str, object]:
         figures = {"median": rate}
