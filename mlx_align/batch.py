@@ -75,7 +75,10 @@ class Batch:
         return int(self.prompt_lens.sum()) + int(self.branch_mask.sum())
 
     def padded(self) -> int:
-        """Token slots that are computed, padding included: B * P + N * T."""
+        """Token slots, padding included: B * P + N * T.
+
+        A backend whose shapes are not compiled may compute fewer, and one that does not share prompts more.
+        """
         return int(self.prompt_ids.size + self.branch_ids.size)
 
     def map(self, convert: Callable[[Array], Array]) -> Batch:

@@ -62,8 +62,8 @@ class Phase(Event):
 
 
 class Step(Event):
-    """One optimiser update. `tokens` counts real tokens, prompts once, and `padded` the same with their
-    padding, as they were computed; `skipped`: not finite, not applied.
+    """One optimiser update. `tokens` counts real tokens, prompts once, and `padded` the same with the
+    padding of their batches' shapes; `skipped`: not finite, not applied.
     """
 
     type: Literal["step"] = "step"

@@ -141,6 +141,7 @@ class MemoryHabits:
         work_again: the same where the layer is computed a second time first.
         scores_again: `Work.scores` where only they are.
         work_plain: while a layer is computed and no gradient wanted.
+        work_read: the same where a prompt is read to be continued.
         side_by_side: sequences that are decoded together.
         reserve: what `MemoryUse.limit` counts but the operating system and the process itself need.
     """
@@ -155,6 +156,7 @@ class MemoryHabits:
     work_again: Work
     scores_again: float
     work_plain: Work
+    work_read: Work
     side_by_side: int
     reserve: int
 

@@ -227,8 +227,11 @@ def is_run(path: Path) -> bool:
 
 def run_around(path: Path) -> RunDirectory | None:
     """The run that a file or folder lies in, however deep; None: in none."""
-    whole = path.resolve()  # without "..", so that a run that is only passed through is not met
-    return next((RunDirectory(folder) for folder in whole.parents if is_run(folder)), None)
+    # Without "..", so that a run that is only passed through is not met; and a run's exports may be a link to
+    # another disk, or a link elsewhere lead into a run.
+    wholes = (Path(os.path.abspath(path)), path.resolve())
+    folders = (folder for whole in wholes for folder in whole.parents)
+    return next((RunDirectory(folder) for folder in folders if is_run(folder)), None)
 
 
 def list_runs(root: Path) -> list[RunDirectory]:

@@ -1,8 +1,8 @@
 """The memory planner against what MLX measures: `make bench-memory` writes results/memory.json.
 
 Each configuration gets a small random model in a folder of its own. The planner sees that folder and the
-shape of a batch; a policy then trains on such a batch, and `mx.get_peak_memory` says how much that took, with
-the weights.
+shape of a batch; a policy then trains on such a batch, or evaluates it or answers its prompts, and
+`mx.get_peak_memory` says how much that took, with the weights.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from mlx_align import backends, methods
-from mlx_align.backends.base import Objective
+from mlx_align.backends.base import Objective, Policy, Sampling
 from mlx_align.batch import Batch
 from mlx_align.config import RunConfig
 from mlx_align.data import Example, Shape, collate
@@ -94,6 +94,9 @@ class Case:
         dtype: `backend.dtype`; None: bfloat16 for 16 bits, else float32.
         model: further settings of config.json.
         settings: tables of the run's configuration.
+        doing: what is measured: training, or what comes between updates, evaluating the batch, or sampling
+            `samples` answers of `branch` tokens to each of its prompts.
+        samples: how many answers to each prompt.
     """
 
     method: str = "orpo"
@@ -107,10 +110,14 @@ class Case:
     dtype: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    doing: Literal["training", "evaluation", "sampling"] = "training"
+    samples: int = 1
 
     @property
     def name(self) -> str:
-        parts = [self.method, f"{self.rows} x ({self.prompt} + {self.branch})", self.checkpointing]
+        of_samples = f", {self.samples} samples" if self.doing == "sampling" else ""
+        parts = [self.method] if self.doing == "training" else [f"{self.method}'s {self.doing}{of_samples}"]
+        parts += [f"{self.rows} x ({self.prompt} + {self.branch})", self.checkpointing]
         parts += [f"V {self.vocabulary:,}"]
         parts += [self.architecture] if self.architecture != "qwen3" else []
         parts += [f"{self.bits} bits"] if self.bits != 32 else []
@@ -171,6 +178,7 @@ def cases() -> list[Case]:
         Case("orpo", 1, 800, 200, architecture="gemma2"),
         Case("orpo", 1, 800, 200, architecture="gemma2", checkpointing="layers"),
         Case("orpo", 1, 300, 60, bits=16),
+        Case("orpo", 1, 600, 100, bits=16),
         Case(bits=16),
         Case(bits=16, checkpointing="layers"),
         Case(bits=4),
@@ -186,7 +194,27 @@ def cases() -> list[Case]:
         Case(settings={"optim": {"name": "lion"}, "adapter": {"rank": 64}}),
         Case(settings={"train": {"accumulate": 4}, "adapter": {"rank": 64}}),
     ]
-    return made
+    return made + _between_updates()
+
+
+def _between_updates() -> list[Case]:
+    evaluated: dict[str, Any] = {"doing": "evaluation"}
+    sampled: dict[str, Any] = {"doing": "sampling"}
+    return [
+        Case("orpo", 2, 128, 128, vocabulary=32_000, **evaluated),
+        Case("orpo", 1, 300, 300, vocabulary=151_936, **evaluated),
+        Case("orpo", 1, 2000, 200, checkpointing="layers", **evaluated),
+        Case("dpo", 2, 1000, 100, **evaluated),
+        Case("simpo", 4, 64, 128, vocabulary=32_000, **evaluated),
+        Case("sft", 4, 64, 512, **evaluated),
+        Case("orpo", 1, 1000, 100, bits=16, **evaluated),
+        Case("grpo", 1, 512, 64, samples=8, **sampled),
+        Case("grpo", 4, 256, 64, samples=8, vocabulary=151_936, **sampled),
+        Case("grpo", 2, 1500, 200, samples=4, **sampled),
+        Case("grpo", 2, 1500, 200, samples=4, bits=16, **sampled),
+        Case("orpo", 8, 512, 64, **sampled),
+        Case("orpo", 1, 3000, 30, **sampled),
+    ]
 
 
 def measure(case: Case) -> Outcome:
@@ -196,7 +224,7 @@ def measure(case: Case) -> Outcome:
         batch = _batch(case)
         predicted = predict(case, Path(folder), batch)
         times = TIMES if case.rows > 1 else 1
-        measured = round(median(_train(case, Path(folder), batch) for _ in range(times)))
+        measured = round(median(_peak(case, Path(folder), batch) for _ in range(times)))
     return Outcome(case.name, case, predicted.moment, predicted.total, measured)
 
 
@@ -208,29 +236,51 @@ def predict(case: Case, folder: Path, batch: Batch) -> Footprint:
     adapter = Adapter.on(facts, config.adapter)
     arithmetic = Arithmetic(facts, adapter, habits, config, batch.branches)
     shape = Shape(batch.size, batch.prompt_ids.shape[1], batch.branch_ids.shape[1], len(batch.scored))
+    if case.doing == "evaluation":
+        return arithmetic.evaluation(shape)
+    if case.doing == "sampling":
+        return arithmetic.sampling(case.rows, case.samples, case.prompt, case.branch)
     return max(*arithmetic.training(shape), arithmetic.update(), key=lambda footprint: footprint.total)
 
 
-def _train(case: Case, folder: Path, batch: Batch) -> int:
-    """The highest peak of a few steps, without what was in memory before the model."""
+def _peak(case: Case, folder: Path, batch: Batch) -> int:
+    """The highest peak of what the case is about, without what was in memory before the model."""
     import mlx.core as mx
 
-    config, method = case.config, methods.get(case.method)
-    objective = Objective(method, method.hyperparameters())
+    config = case.config
     gc.collect()
     mx.clear_cache()
     before = mx.get_active_memory()
     policy = backends.create(config.backend).load_policy(folder, config.adapter, config.optim, seed=0)
     mx.clear_cache()
     mx.reset_peak_memory()
-    counts = {
-        term: count * config.train.accumulate for term, count in method.counts(batch, objective.hp).items()
-    }
-    for step in range(STEPS):
-        for _ in range(config.train.accumulate):
+    if case.doing == "training":
+        _train(policy, case, batch, STEPS)
+    else:
+        tiny = replace(case, rows=1, prompt=8, branch=8)
+        _train(policy, case, _batch(tiny), 1)  # the optimiser has its moments then
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        _between(policy, case, batch)
+    return mx.get_peak_memory() - before
+
+
+def _train(policy: Policy, case: Case, batch: Batch, steps: int) -> None:
+    accumulate, method = case.config.train.accumulate, methods.get(case.method)
+    objective = Objective(method, method.hyperparameters())
+    counts = {term: count * accumulate for term, count in method.counts(batch, objective.hp).items()}
+    for step in range(steps):
+        for _ in range(accumulate):
             policy.accumulate(batch, objective, counts, seed=step)
         policy.update(1e-4)
-    return mx.get_peak_memory() - before
+
+
+def _between(policy: Policy, case: Case, batch: Batch) -> None:
+    if case.doing == "evaluation":
+        policy.logps(batch)
+        return
+    sampling = Sampling(max_tokens=case.branch, temperature=1.0)
+    policy.generate(batch.prompt_ids.tolist(), sampling=sampling, stop_ids=(), samples=case.samples)
 
 
 def _batch(case: Case) -> Batch:

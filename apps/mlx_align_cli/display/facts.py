@@ -166,7 +166,7 @@ def sampling_speed(state: RunState) -> float | None:
 
 
 def computed(state: RunState) -> str:
-    """How much of what the steps computed was padding, and how many graphs were traced for it."""
+    """How much of the batches' shapes was padding, and how many graphs were traced for it."""
     padded = sum(state.steps.column("padded"))
     waste = 1 - sum(state.steps.column("tokens")) / padded if padded else 0.0
     words = [f"{padded:,} tokens, {waste:.0%} of them padding"] if padded else ["nothing yet"]

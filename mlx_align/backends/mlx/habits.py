@@ -18,7 +18,7 @@ from mlx_align.backends.mlx.lanes import cores
 from mlx_align.backends.mlx.selected import chunk_least, chunk_positions
 
 HEAD, HEAD_PLAIN = Chunks(own=6.0, before=4.0), Chunks(own=3.0, before=7.0)
-HEAD_ON_CPU = Chunks(own=5.0, before=2.0)
+HEAD_ON_CPU, HEAD_PLAIN_ON_CPU = Chunks(own=5.0, before=2.0), Chunks(own=4.0, before=1.5)
 GATED = {
     # gate, sigmoid(gate), their product, up, and the product of both
     "silu": 5,
@@ -32,7 +32,7 @@ WORK_ON_CPU = replace(WORK, scores=1.5)
 """Its attention has a derivative of its own."""
 WORK_AGAIN, WORK_AGAIN_ON_CPU = Work(scores=3.5, wide=10.0, narrow=5.0), Work(2.0, 2.0, 2.0)
 SCORES_AGAIN = 3.5
-WORK_PLAIN = Work(scores=1.5, wide=3.0, narrow=5.0)
+WORK_PLAIN, WORK_PLAIN_ON_CPU = Work(scores=1.2, wide=3.0, narrow=5.0), Work(scores=1.8, wide=3.0, narrow=5.0)
 GIB = 1 << 30
 
 
@@ -43,10 +43,14 @@ def habits(device: str, float_bytes: int | None, limit: int, *, compiled: bool =
         device: `Backend.device`.
         float_bytes: of one weight and one activation; None: as the model's files have them.
         limit: the device's memory, as `MemoryUse.limit`.
-        compiled: whether MLX compiles; then a CPU has neither lanes nor stages nor functions of its own.
+        compiled: whether MLX compiles; then a CPU has neither lanes nor stages nor functions of its own
+            (which are for float32 besides).
     """
     on_cpu = device == "mlx:cpu"
     staged = on_cpu and not compiled
+    own = staged and float_bytes == 4  # the functions of `cpu`
+    # Without a gradient a GPU's attention is one kernel, in which scores never exist as an array.
+    read = WORK_PLAIN if on_cpu else replace(WORK_PLAIN, scores=0.0)
     if device == "mlx:metal":  # Metal's recommended working set leaves the system its share already
         reserve = 0
     elif on_cpu:  # physical memory, of which the system, Python and other programs need some
@@ -60,13 +64,13 @@ def habits(device: str, float_bytes: int | None, limit: int, *, compiled: bool =
             _positions, lanes=cores() if staged else 1, gpu_memory=0 if on_cpu else limit
         ),
         head=HEAD_ON_CPU if staged else HEAD,
-        head_plain=HEAD_PLAIN,
-        gated=GATED_ON_CPU if staged else GATED,
-        work=WORK_ON_CPU if staged else WORK,
+        head_plain=HEAD_PLAIN_ON_CPU if staged else HEAD_PLAIN,
+        gated=GATED_ON_CPU if own else GATED,
+        work=WORK_ON_CPU if own else WORK,
         work_again=WORK_AGAIN_ON_CPU if staged else WORK_AGAIN,
         scores_again=SCORES_AGAIN,
-        # Without a gradient a GPU's attention is one kernel, in which scores never exist as an array.
-        work_plain=WORK_PLAIN if on_cpu else replace(WORK_PLAIN, scores=0.0),
+        work_plain=WORK_PLAIN_ON_CPU if own else read,
+        work_read=read,
         side_by_side=SIDE_BY_SIDE,
         reserve=reserve,
     )

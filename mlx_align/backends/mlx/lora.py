@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.lora import LoRALinear, LoRASwitchLinear
 
@@ -94,14 +93,9 @@ def prepare(model: nn.Module) -> list[KeyedDropout]:
     return [module for module in model.modules() if isinstance(module, KeyedDropout)]
 
 
-def copies_weights(model: nn.Module) -> bool:
-    """Whether each call of an adapted layer makes, and keeps for the way back, an array as large as weights.
-
-    DoRA does, and the factors of experts in another precision than the model's.
-    """
-    kinds = {type(module) for module in model.modules()}
-    half = any(x.dtype in (mx.float16, mx.bfloat16) for _, x in tree_flatten(model.parameters()))
-    return CastDoRALinear in kinds or (half and CastLoRASwitchLinear in kinds)
+def makes_weights(model: nn.Module) -> bool:
+    """Whether each call of an adapted layer makes arrays as large as its weights: DoRA's does."""
+    return any(type(module) is CastDoRALinear for module in model.modules())
 
 
 def set_keys(layers: list[KeyedDropout], key: mx.array) -> None:

@@ -34,7 +34,7 @@ from mlx_align.backends.mlx.caches import trouble_together
 from mlx_align.backends.mlx.checkpointing import Checkpointing, check_called, checkpointed
 from mlx_align.backends.mlx.gradients import Gradients, scores_of
 from mlx_align.backends.mlx.lanes import Lanes
-from mlx_align.backends.mlx.lora import copies_weights, prepare, set_keys
+from mlx_align.backends.mlx.lora import makes_weights, prepare, set_keys
 from mlx_align.backends.mlx.memory import to_be_cleared
 from mlx_align.backends.mlx.optim import Updater
 from mlx_align.backends.mlx.probe import choose
@@ -92,7 +92,7 @@ class MlxPolicy:
         self.notes = (*reading.notes, *([ONE_BY_ONE.format(trouble)] if trouble else []))
         self.positions = longrope.positions(model)
         self._reading = reading
-        ragged = self._divides and not copies_weights(model)
+        ragged = self._divides and not makes_weights(model)
         self._forward = replace(reading.forward, stages=self._lanes.stages, ragged=ragged)
         own = cpu.substitutes(lanes.stages) if lanes else {}
         substitutes = scope(model, own, checkpointed(model, checkpointing))

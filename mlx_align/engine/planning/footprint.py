@@ -23,7 +23,7 @@ Memory is highest at one of these moments, and what a run needs is the largest o
                 a checkpointed layer of the branches has been computed again meanwhile
     update      the optimiser makes the new adapter beside the old one
     evaluation  nothing is kept but the prompts' keys and values
-    sampling    the keys and values of the answers that are being written
+    sampling    a prompt is read, or answers are written side by side and their keys and values grow
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ class Arithmetic:
     def evaluation(self, shape: Shape) -> Footprint:
         """Scoring a batch: one layer at a time."""
         own, prompts = self._passes(shape)
-        work = self._temporaries(own, self.habits.work_plain)
+        work = max(self._temporaries(part, self.habits.work_plain) for part in (own, prompts))
         head = self._features(shape, own)
         chunk = self._chunk(shape, grad=False)
         return replace(
@@ -264,22 +264,36 @@ class Arithmetic:
             work=work if work > chunk else 0,
         )
 
-    def sampling(self, sequences: int, prompt: int, longest: int) -> Footprint:
-        """Answers of at most so many tokens, written side by side after prompts of at most so many."""
-        count = min(sequences, self.habits.side_by_side)
-        length = -(-(prompt + longest) // CACHE_STEP) * CACHE_STEP
-        piece = min(prompt, PREFILL)
-        reading = self._temporaries(_Pass(count * piece, count, piece, prompt), self.habits.work_plain)
-        logits = 3 * FLOAT * count * self.model.vocabulary
-        cache = self.model.layers * self._recorded(_Pass(count * length, count, 0, length))
-        growing = 2 * cache // self.model.layers  # layer after layer
-        return replace(
-            self.resting,
-            moment="sampling",
-            keys=cache + growing,
-            head=logits if logits >= reading else 0,
-            work=reading if reading > logits else 0,
-        )
+    def sampling(self, prompts: int, samples: int, prompt: int, longest: int) -> Footprint:
+        """Answers to prompts, each read by itself, and then all that fit side by side written in step.
+
+        Args:
+            prompts: how many.
+            samples: answers to each.
+            prompt: tokens of the longest prompt.
+            longest: tokens of the longest answer there may be.
+        """
+        rows = min(prompts * samples, self.habits.side_by_side)
+        reading, writing = self._read(-(-rows // samples), prompt), self._written(rows, prompt + longest)
+        return replace(max(reading, writing, key=lambda footprint: footprint.total), moment="sampling")
+
+    def _read(self, prompts: int, length: int) -> Footprint:
+        """The last prompt is read in pieces, and the others' keys and values are there."""
+        ends = {length, length - length % PREFILL} - {0}
+        pieces = [_Pass(n, 1, n, end) for end in ends for n in [end - (end - 1) // PREFILL * PREFILL]]
+        work = max(self._temporaries(piece, self.habits.work_read) for piece in pieces)
+        return replace(self.resting, keys=self._cached(prompts, length), work=work)
+
+    def _written(self, rows: int, length: int) -> Footprint:
+        """Caches grow layer after layer; each answer has its logits."""
+        cache = self._cached(rows, length)
+        logits = 3 * FLOAT * rows * self.model.vocabulary
+        return replace(self.resting, keys=cache + cache // self.model.layers, head=logits)
+
+    def _cached(self, sequences: int, length: int) -> int:
+        """Keys and values of sequences of this length, in all layers."""
+        length = -(-length // CACHE_STEP) * CACHE_STEP
+        return self.model.layers * self._recorded(_Pass(sequences * length, sequences, 0, length))
 
     # Parts
 

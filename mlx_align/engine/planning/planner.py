@@ -116,7 +116,7 @@ class Planner:
         valid = spread([e for e in self.valid if e.length <= config.data.max_length], config.eval.rows)
         if asked := spread(valid, config.eval.samples):
             prompt = max(len(example.prompt_ids) for example in asked)
-            needs.append((arithmetic.sampling(len(asked), prompt, config.eval.max_tokens), None))
+            needs.append((arithmetic.sampling(len(asked), 1, prompt, config.eval.max_tokens), None))
         worst, where = max(needs, key=lambda need: need[0].total)
         return Plan(worst, where, self.available)
 
@@ -135,7 +135,9 @@ class Planner:
         prompt = max(len(example.prompt_ids) for example in (*self.train, *self.valid))
         asked = (config.train.batch_size or 1) * config.train.accumulate * config.rollout.updates
         size, longest = config.train.batch_size or 1, config.sampling.max_tokens
-        yield arithmetic.sampling(max(asked * group, len(self.valid)), prompt, longest), None
+        for prompts, samples in ((asked, group), (len(self.valid), max(1, config.eval.pass_k))):
+            if prompts:
+                yield arithmetic.sampling(prompts, samples, prompt, longest), None
         shape = RolloutShapes(size, arithmetic.branches, prompt, longest).largest
         yield from ((footprint, shape) for footprint in arithmetic.training(shape))
         hp = self.objective.hp

@@ -57,6 +57,7 @@ CONTENDERS = {
             "mx.device_info is made to report max_recommended_working_set_size, without which the trainers "
             "do not start on MLX's CPU device, and mx.set_wired_limit, which gets that value, does nothing",
             "its CPO trainer, which has no SimPO, is given SimPO through its loss_fn argument",
+            "installed without its own requirements, beside mlx, mlx-lm and datasets",
         ),
     ),
     "unsloth": Contender(
@@ -69,6 +70,7 @@ CONTENDERS = {
             "platform.system and platform.machine say Darwin and arm64 while unsloth_zoo is imported: "
             "its MLX path hides itself elsewhere",
             "installed without its own requirements, beside mlx, mlx-lm, mlx-vlm, transformers and datasets",
+            "gradient clipping is off, and compile_auto_tune, which may turn checkpointing on",
         ),
     ),
     "trl": Contender("TRL, torch CPU", "arm_trl", framework="torch", orpo=WHOLE, twin="ours-whole"),

@@ -94,7 +94,7 @@ class Bench:
             "repeats": self.repeats,
             "measured": {
                 **{key: provenance()[key] for key in ("commit", "date")},
-                "processor": machine()["processor"],
+                **machine(),
             },
         }
 

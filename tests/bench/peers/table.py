@@ -18,6 +18,8 @@ GROUPS = {
 
 MEMORY = [(vocab, on) for vocab in sorted(VOCABULARIES.values(), reverse=True) for on in (False, True)]
 """The columns of memory in the sweep: vocabulary, and whether with checkpointing."""
+BUSY = 4.0
+"""A load average of a minute at which others were at work: the arms alone come to about 2 on two cores."""
 
 
 def peers(result: Result) -> str:
@@ -35,11 +37,12 @@ def _introduction(result: Result) -> str:
     return (
         f"Measured with `make bench-peers` on {_processors(result)} ({machine['cores']} cores, "
         f"{machine['memory_gb']:.0f} GB, {machine['system']}; {machine['device']}). Every arm is the peer's "
-        "own trainer in its own environment, given the same token ids, batches, first adapter (LoRA, rank 8, "
-        "all projections) and optimiser, in turns within one run; the median of the repeats. All MLX arms "
-        "have the same OpenBLAS with the same kernels: with AVX-512 on an AMD processor, which ours asks for "
-        "by itself. The rate counts unpadded pair tokens (2P + C + R) over the whole run, traces (ours makes "
-        "none on a CPU) and DPO's reference included; memory is the peak over what the loaded model takes. "
+        "own trainer, in an environment of its own (TRL in ours), given the same token ids, batches, first "
+        "adapter (LoRA, rank 8, all projections) and optimiser, in turns within one run; the median of the "
+        "repeats. All MLX arms have the same OpenBLAS with the same kernels: with AVX-512 on an AMD "
+        "processor, which ours asks for by itself. The rate counts unpadded pair tokens (2P + C + R) over the "
+        "whole run, traces (ours makes none on a CPU) and DPO's reference included; memory is the peak over "
+        "what the loaded model takes. "
         f"An arm is compared only if its first loss ({gate['loss']:.0e}), its adapter gradient "
         f"({gate['gradient']:.0e}) and the effect of its first update on the next loss "
         f"({gate['update']:.0%}) agree with a float64 oracle; the worst that was compared were off by "
@@ -47,7 +50,7 @@ def _introduction(result: Result) -> str:
         f"{_worst(result, 'update')}. Utilisation is counted arithmetic over time and the rate of the same "
         f"matrix products in the same run ({_matrix_rates(result)}); it counts the head for the responses "
         "only, and a prompt for each answer, but once where ours reads it once. The load average before any "
-        f"arm began was at most {_load(result):.1f}. How many times as fast is rounded down, a share of "
+        f"arm began was at most {_load(result)}. How many times as fast is rounded down, a share of "
         "memory up; peers.json has every repeat, and each cell's commit."
     )
 
@@ -75,9 +78,16 @@ def _matrix_rates(result: Result) -> str:
     return f"{', '.join(ranges)} GFLOP/s"
 
 
-def _load(result: Result) -> float:
-    """The largest load average of a minute before an arm began."""
-    arms = [arm for cell in result["cells"].values() for arm in cell["arms"].values() if "error" not in arm]
+def _load(result: Result) -> str:
+    """The largest load average of a minute before an arm began, cells of a busy machine apart."""
+    most = {name: _load_of(cell) for name, cell in result["cells"].items()}
+    busy = {name: load for name, load in most.items() if load > BUSY}
+    quiet = f"{max((most[name] for name in most.keys() - busy.keys()), default=BUSY):.1f}"
+    return f"{quiet}, but up to {max(busy.values()):.1f} in {', '.join(sorted(busy))}" if busy else quiet
+
+
+def _load_of(cell: Result) -> float:
+    arms = [arm for arm in cell["arms"].values() if "error" not in arm]
     return max(load[0] for arm in arms for load in arm["load_average"])
 
 
@@ -153,7 +163,10 @@ def _sweep(result: Result) -> str:
     if not any(lines):
         return ""
     measured, everything = len(cells), len(sweep())
-    count = f"{everything} cells" if measured == everything else f"{measured} of {everything} cells so far"
+    missing = {cell.name for cell in sweep()} - {cell["name"] for cell in cells}
+    count = f"{everything} cells"
+    if missing:
+        count = f"{measured} of {everything} cells so far (not yet {', '.join(sorted(missing))})"
     prompts, vocabularies = (
         _listed(sorted({cell[group][key] for cell in cells}))
         for group, key in (("lengths", "prompt"), ("shape", "vocab"))

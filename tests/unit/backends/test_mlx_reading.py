@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlx_align.backends import sequences
 from mlx_align.backends.mlx.probe import choose
 from mlx_align.backends.parts import divide
+from mlx_align.config import AdapterConfig
 from mlx_align.data import Example, collate
+from tests import support
 from tests.unit.backends.test_mlx_forward import (
     SHARED,
     WINDOW,
@@ -49,6 +52,24 @@ def test_groups_equal_single_sequences(name: str, ragged: bool, shared: bool) ->
     assert len(forward.inputs(part.batch)["ids"]) == (2 if ragged else 1)
     weight = weights(part.batch)
     assert_same(read(model, forward, part.batch, weight), alone(model, rows, weight))
+
+
+@pytest.mark.parametrize(("kind", "apart"), [("lora", 2), ("dora", 1)])
+def test_a_cpu_reads_a_much_shorter_answer_apart(
+    kind: str, apart: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where each call makes a layer's weights."""
+    made: list[int] = []
+
+    def counted(*args: Any, **options: Any) -> list[sequences.Group]:
+        found = sequences.groups(*args, **options)
+        made.append(len(found))
+        return found
+
+    monkeypatch.setattr("mlx_align.backends.mlx.forward.groups", counted)
+    policy = support.policy(AdapterConfig(rank=4, type=kind))
+    policy.logps(collate([replace(groups()[0], branch_ids=groups()[0].branch_ids[:2], answers=("", ""))]))
+    assert made == [apart]
 
 
 def test_windows_that_are_not_in_the_masks_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,8 @@ MEASURED = [
     memory.Case("orpo", 1, 700, 64, checkpointing="layers"),
     memory.Case("orpo", 1, 32, 128, vocabulary=151_936, model=SMALL),
     memory.Case("dpo", 1, 32, 128, vocabulary=151_936, model=SMALL, checkpointing="layers"),
+    memory.Case("orpo", 1, 1000, 64, checkpointing="layers", doing="evaluation"),
+    memory.Case("grpo", 2, 1000, 32, samples=4, doing="sampling"),
 ]
 
 
@@ -264,6 +266,34 @@ def test_a_gpus_longer_chunks_are_planned() -> None:
         assert of_cpu.chunk_positions(16_000, 4, frugal) == chunk_positions(16_000)
 
 
+def test_a_cpu_that_compiles_or_has_16_bits_is_planned_without_functions_of_its_own() -> None:
+    own, compiled = habits("mlx:cpu", 4, METAL), habits("mlx:cpu", 4, METAL, compiled=True)
+    half = habits("mlx:cpu", 2, METAL)
+    assert own.gated["silu"] < compiled.gated["silu"] == half.gated["silu"]
+    assert own.work.scores < compiled.work.scores == half.work.scores
+    assert own.head == half.head != compiled.head
+    made = backends.create(BackendConfig(device="cpu", compile="on")).habits()
+    assert made is not None
+    assert made.head == compiled.head
+
+
+def test_prompts_are_read_one_by_one_and_answered_side_by_side() -> None:
+    arithmetic = planner()._arithmetic(config())
+    one, many = (arithmetic.sampling(n, 1, 3000, 8) for n in (1, 32))
+    assert one.work == many.work > 0
+    assert many.keys == 32 * one.keys
+    assert arithmetic.sampling(500, 1, 64, 64) == arithmetic.sampling(4, 8, 64, 64)
+    longer = arithmetic.sampling(1, 1, 2048 + 1024, 8)  # in pieces, of which the first has the most scores
+    assert arithmetic.sampling(1, 1, 2048, 8).work == longer.work
+
+
+def test_evaluation_reads_prompts_too() -> None:
+    arithmetic = planner()._arithmetic(config())
+    assert (
+        arithmetic.evaluation(Shape(1, 2000, 8, 16)).work > arithmetic.evaluation(Shape(1, 200, 8, 16)).work
+    )
+
+
 def test_short_chunks_of_layers_that_are_computed_again_are_planned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,7 +360,7 @@ def test_advice_is_true() -> None:
 
 
 def test_one_row_is_checkpointed_next() -> None:
-    asked = config(train__batch_size=1)
+    asked = config(train__batch_size=1, adapter__rank=4, eval__samples=0)  # the activations are the most
     advice = advise(with_room(asked, 0.98), asked)
     assert advice is not None
     assert set(advice.settings) == {"backend.checkpointing"}

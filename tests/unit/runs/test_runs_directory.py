@@ -10,7 +10,17 @@ import pytest
 from mlx_align.config import MethodConfig, ModelConfig, RunConfig
 from mlx_align.errors import AlignError, UsageError
 from mlx_align.events import Event, RunFailed, RunFinished, RunStarted, RunStopped
-from mlx_align.runs import CHECKPOINT, STOP, EventWriter, RunDirectory, RunLock, create, find, list_runs
+from mlx_align.runs import (
+    CHECKPOINT,
+    STOP,
+    EventWriter,
+    RunDirectory,
+    RunLock,
+    create,
+    find,
+    list_runs,
+    run_around,
+)
 from mlx_align.runs.directory import slug
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
@@ -40,6 +50,23 @@ def test_a_new_run(tmp_path: Path) -> None:
     assert run.state().status == "new"
     assert run.condition(run.state()) == "new"
     assert (run.is_running(), run.pid(), run.checkpoints().latest()) == (False, None, None)
+
+
+def test_the_run_around_a_folder(tmp_path: Path) -> None:
+    run, other = (create(tmp_path / "runs", CONFIG, {}, NOON).path for _ in range(2))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (run / "exports").symlink_to(disk)
+    (tmp_path / "link").symlink_to(run / "checkpoints")
+    for inside in (run / "checkpoints" / "step-1", run / "exports" / "gguf", tmp_path / "link" / "step-1"):
+        found = run_around(inside)
+        assert found is not None, inside
+        assert found.path.samefile(run)
+    passed = run_around(run / ".." / other.name / "adapter")
+    assert passed is not None
+    assert passed.path == other
+    assert run_around(run / ".." / "elsewhere") is None
+    assert run_around(disk / "gguf") is None
 
 
 def test_two_runs_in_the_same_second_are_two(tmp_path: Path) -> None:
