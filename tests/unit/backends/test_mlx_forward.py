@@ -412,16 +412,25 @@ def test_dropout_is_drawn_once_for_both_computations() -> None:
 def test_an_architecture_that_cannot_share_is_read_whole_and_says_so(
     kind: str, facts: dict[str, Any]
 ) -> None:
-    model = build(kind, **facts)
+    model = with_lora(build(kind, **facts))
     reading = choose(model)
     assert not reading.forward.shared
     assert "Prompts are read once for every answer" in reading.notes[-1]
-    model.freeze()
     rows = examples()
-    batch = collate(rows)
-    got = reading.forward.logps(reading.forward.inputs(batch), to_batch(to_arrays(batch)), grad=False)
-    want, _ = alone(model, rows, weights(batch))
-    np.testing.assert_allclose(np.array(got)[batch.branch_mask > 0], want, rtol=1e-5, atol=2e-5)
+    weight = weights(collate(rows))
+    assert_same(read(model, reading.forward, rows, weight), alone(model, rows, weight))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_shared_prompts_of_a_quantised_base_equal_single_sequences(bits: int) -> None:
+    kind, facts = SHARED["qwen3"]
+    model = build(kind, **facts)
+    nn.quantize(model, group_size=32, bits=bits)
+    reading = choose(with_lora(model))
+    assert reading.forward.shared
+    rows = examples()
+    weight = weights(collate(rows))
+    assert_same(read(model, reading.forward, rows, weight), alone(model, rows, weight))
 
 
 def test_a_mask_that_is_wrong_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,7 @@ def test_nothing_is_traced_without_compiling() -> None:
     ("name", "options"),
     [
         ("mlx", {"checkpointing": "attention"}),
+        ("mlx", {"checkpointing": "attention", "compile": "on"}),
         ("mlx", {"checkpointing": "layers"}),
         ("mlx", {"checkpointing": "layers", "compile": "on"}),
         ("torch", {"checkpointing": "layers"}),
