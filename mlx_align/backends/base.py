@@ -143,6 +143,7 @@ class MemoryHabits:
         work_plain: while a layer is computed and no gradient wanted.
         work_read: the same where a prompt is read to be continued.
         side_by_side: sequences that are decoded together.
+        growing: layers whose caches exist twice while those of all layers grow.
         reserve: what `MemoryUse.limit` counts but the operating system and the process itself need.
     """
 
@@ -158,6 +159,7 @@ class MemoryHabits:
     work_plain: Work
     work_read: Work
     side_by_side: int
+    growing: int
     reserve: int
 
 

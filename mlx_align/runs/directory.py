@@ -227,9 +227,9 @@ def is_run(path: Path) -> bool:
 
 def run_around(path: Path) -> RunDirectory | None:
     """The run that a file or folder lies in, however deep; None: in none."""
-    # Without "..", so that a run that is only passed through is not met; and a run's exports may be a link to
-    # another disk, or a link elsewhere lead into a run.
-    wholes = (Path(os.path.abspath(path)), path.resolve())
+    # A link may lead into a run; and a run's exports may be a link to another disk, but before ".." a run is
+    # only passed through.
+    wholes = [path.resolve(), *([path.absolute()] if ".." not in path.parts else [])]
     folders = (folder for whole in wholes for folder in whole.parents)
     return next((RunDirectory(folder) for folder in folders if is_run(folder)), None)
 

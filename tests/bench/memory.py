@@ -11,13 +11,12 @@ import argparse
 import gc
 import importlib
 import json
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -27,8 +26,9 @@ from mlx_align.batch import Batch
 from mlx_align.config import RunConfig
 from mlx_align.data import Example, Shape, collate
 from mlx_align.engine.planning import Adapter, Arithmetic, Footprint, read_facts
-from tests.bench.provenance import write
+from tests.bench.provenance import RESULTS, provenance, write
 
+RESULT = "memory.json"
 WITHIN = 0.15
 """How far a prediction may be from the measured peak."""
 STEPS = 3
@@ -97,6 +97,7 @@ class Case:
         doing: what is measured: training, or what comes between updates, evaluating the batch, or sampling
             `samples` answers of `branch` tokens to each of its prompts.
         samples: how many answers to each prompt.
+        compiled: `backend.compile`.
     """
 
     method: str = "orpo"
@@ -112,6 +113,7 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     doing: Literal["training", "evaluation", "sampling"] = "training"
     samples: int = 1
+    compiled: bool = False
 
     @property
     def name(self) -> str:
@@ -122,25 +124,39 @@ class Case:
         parts += [self.architecture] if self.architecture != "qwen3" else []
         parts += [f"{self.bits} bits"] if self.bits != 32 else []
         parts += [self.dtype] if self.dtype else []
+        parts += ["compiled"] if self.compiled else []
         parts += [f"{key} {value}" for key, value in (self.model | self.settings).items()]
         return ", ".join(parts)
 
     @property
     def config(self) -> RunConfig:
         dtype = self.dtype or ("bfloat16" if self.bits == 16 else "float32")
-        backend = {"device": "cpu", "checkpointing": self.checkpointing, "dtype": dtype}
+        backend = {
+            "device": "cpu",
+            "checkpointing": self.checkpointing,
+            "dtype": dtype,
+            "compile": "on" if self.compiled else "off",
+        }
         return RunConfig.model_validate({**self.settings, "backend": backend})
+
+
+class Measured(NamedTuple):
+    """A peak in bytes, and the commit that it was measured at."""
+
+    measured: int
+    commit: str
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was predicted and what was measured, in bytes."""
+    """What was predicted and what was measured, in bytes, and at which commit."""
 
     name: str
     case: Case
     moment: str
     predicted: int
     measured: int
+    commit: str
 
     @property
     def ratio(self) -> float:
@@ -193,6 +209,9 @@ def cases() -> list[Case]:
         Case(bits=4, settings={"adapter": {"type": "dora"}}),
         Case(settings={"optim": {"name": "lion"}, "adapter": {"rank": 64}}),
         Case(settings={"train": {"accumulate": 4}, "adapter": {"rank": 64}}),
+        Case(compiled=True),
+        Case("orpo", 1, 512, 128, vocabulary=32_000, compiled=True),
+        Case("orpo", 1, 1000, 100, checkpointing="layers", compiled=True),
     ]
     return made + _between_updates()
 
@@ -208,28 +227,35 @@ def _between_updates() -> list[Case]:
         Case("simpo", 4, 64, 128, vocabulary=32_000, **evaluated),
         Case("sft", 4, 64, 512, **evaluated),
         Case("orpo", 1, 1000, 100, bits=16, **evaluated),
+        Case("orpo", 4, 100, 100, vocabulary=151_936, **evaluated),
+        Case("orpo", 1, 800, 200, architecture="gemma2", **evaluated),
         Case("grpo", 1, 512, 64, samples=8, **sampled),
         Case("grpo", 4, 256, 64, samples=8, vocabulary=151_936, **sampled),
         Case("grpo", 2, 1500, 200, samples=4, **sampled),
         Case("grpo", 2, 1500, 200, samples=4, bits=16, **sampled),
         Case("orpo", 8, 512, 64, **sampled),
+        Case("orpo", 8, 128, 128, **sampled),
+        Case("grpo", 2, 480, 32, samples=4, **sampled),
+        Case("grpo", 1, 256, 64, samples=8, settings={"adapter": {"type": "dora"}}, **sampled),
         Case("orpo", 1, 3000, 30, **sampled),
     ]
 
 
-def measure(case: Case) -> Outcome:
-    """Predict and measure one configuration."""
+def measure(case: Case, known: Measured | None = None) -> Outcome:
+    """Predict one configuration, and measure it unless that is known."""
     with tempfile.TemporaryDirectory() as folder:
         _write_model(case, Path(folder))
         batch = _batch(case)
         predicted = predict(case, Path(folder), batch)
-        times = TIMES if case.rows > 1 else 1
-        measured = round(median(_peak(case, Path(folder), batch) for _ in range(times)))
-    return Outcome(case.name, case, predicted.moment, predicted.total, measured)
+        if known is None:
+            times = TIMES if case.rows > 1 else 1
+            peaks = [_peak(case, Path(folder), batch) for _ in range(times)]
+            known = Measured(round(median(peaks)), provenance()["commit"])
+    return Outcome(case.name, case, predicted.moment, predicted.total, known.measured, known.commit)
 
 
 def predict(case: Case, folder: Path, batch: Batch) -> Footprint:
-    """The planner's footprint at the worst moment of training on this batch."""
+    """The planner's footprint of what the case is about, for training at its worst moment."""
     facts, config = read_facts(folder), case.config
     habits = backends.create(config.backend).habits()
     assert habits is not None
@@ -337,23 +363,32 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure everything and write the result."""
+    """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="configurations whose name has this part")
-    chosen = parser.parse_args(arguments).only
+    parser.add_argument("--only", default="", help="those whose name has this part; writes nothing")
+    parser.add_argument(
+        "--new", action="store_true", help="measure what the result file has not, predict all"
+    )
+    asked = parser.parse_args(arguments)
+    known = {} if not asked.new else {o["name"]: Measured(o["measured"], o["commit"]) for o in _written()}
     outcomes = []
     for case in cases():
-        if chosen in case.name:
-            outcomes.append(measure(case))
+        if asked.only in case.name:
+            outcomes.append(measure(case, known.get(case.name)))
             print(table(outcomes[-1:]), flush=True)
-    worst = max(outcomes, key=lambda o: abs(math.log(o.ratio)))
+    worst = max(outcomes, key=lambda o: abs(o.ratio - 1))
     within = sum(abs(o.ratio - 1) <= WITHIN for o in outcomes)
     print(f"{within} of {len(outcomes)} within {WITHIN:.0%}; the worst is {worst.ratio:.2f} ({worst.name})")
-    if chosen:
+    if asked.only:
         return
     rows = [{**asdict(o), "case": asdict(o.case), "ratio": round(o.ratio, 3)} for o in outcomes]
     summary = {"configurations": len(outcomes), "within": within, "tolerance": WITHIN, "worst": worst.ratio}
-    print(write("memory.json", {"device": "mlx:cpu", **summary, "outcomes": rows}))
+    print(write(RESULT, {"device": "mlx:cpu", **summary, "outcomes": rows}))
+
+
+def _written() -> list[dict[str, Any]]:
+    outcomes: list[dict[str, Any]] = json.loads((RESULTS / RESULT).read_text(encoding="utf-8"))["outcomes"]
+    return outcomes
 
 
 if __name__ == "__main__":

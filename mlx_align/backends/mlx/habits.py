@@ -72,6 +72,7 @@ def habits(device: str, float_bytes: int | None, limit: int, *, compiled: bool =
         work_plain=WORK_PLAIN_ON_CPU if own else read,
         work_read=read,
         side_by_side=SIDE_BY_SIDE,
+        growing=1 if on_cpu else 2,
         reserve=reserve,
     )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from mlx_align.engine.planning.adapted import Adapter
 from mlx_align.engine.planning.advice import Advice, advise
 from mlx_align.engine.planning.facts import ModelFacts, read_facts
-from mlx_align.engine.planning.footprint import Adapter, Arithmetic, Footprint
+from mlx_align.engine.planning.footprint import Arithmetic, Footprint
 from mlx_align.engine.planning.planner import TIGHT, Plan, Planner, Verdict
 from mlx_align.engine.planning.preflight import Forecast, forecast, gigabytes, preflight
 

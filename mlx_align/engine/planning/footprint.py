@@ -33,17 +33,18 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mlx_align.backends.base import MemoryHabits, Work
-from mlx_align.backends.modules import GROUPS, choose_modules
-from mlx_align.config import AdapterConfig, RunConfig
+from mlx_align.config import RunConfig
 from mlx_align.data import Shape
-from mlx_align.engine.planning.facts import Linear, ModelFacts
-from mlx_align.errors import UsageError
+from mlx_align.engine.planning.adapted import Adapter
+from mlx_align.engine.planning.facts import ModelFacts
 
 Moment = Literal["loss", "backward", "prompts", "update", "evaluation", "sampling"]
 FLOAT = 4
 """Bytes of a float32: adapter, gradient, optimiser and log-probabilities are kept in it."""
 SLOTS = {"adamw": 2.0, "adam": 2.0, "lion": 1.0, "muon": 1.0, "adafactor": 0.1}
 """What an optimiser remembers, in adapters: two moments, one, or sums of rows and columns."""
+CAPPED = 1.2
+"""`Work.scores` of a model that caps its scores, at least: it computes them itself, on any device."""
 CACHE_STEP, PREFILL = 256, 2048
 """mlx-lm's: a cache grows by so many tokens (old and new then exist), a prompt is read in such pieces."""
 
@@ -85,90 +86,6 @@ class Footprint:
     def total(self) -> int:
         """Bytes of all parts."""
         return sum(self.parts.values())
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """What an adapter adds to the layers that it is on.
-
-    Attributes:
-        parameters: how many numbers are trained.
-        expert_parameters: those of them that belong to experts.
-        layers: the last so many are adapted; no derivative is needed below them.
-        ranks: r of all modules of a layer, of the chosen experts only.
-        inputs, outputs: widths of all modules of a layer, likewise.
-        expert_inputs: those of `inputs` that experts read.
-        attention, mlp: which halves of a layer have adapted modules.
-        dropout: whether inputs are dropped out first.
-        dora: whether columns are rescaled (DoRA).
-        largest: numbers in the largest adapted matrix.
-        matrices: in all adapted matrices of a layer.
-    """
-
-    parameters: int
-    expert_parameters: int
-    layers: int
-    ranks: int
-    inputs: int
-    outputs: int
-    expert_inputs: int
-    attention: bool
-    mlp: bool
-    dropout: bool
-    dora: bool
-    largest: int
-    matrices: int
-
-    @classmethod
-    def on(cls, model: ModelFacts, config: AdapterConfig) -> Adapter:
-        """The adapter that a configuration puts on a model.
-
-        Raises:
-            UsageError: the model has no such modules.
-        """
-        count = model.layers if config.layers == "all" else min(config.layers, model.layers)
-        first = model.layers - count
-        linears = [linear for linear in model.linears if linear.layer >= first]
-        if not linears:
-            raise UsageError("the model's layers have no linear modules", where="adapter.modules")
-        keys = set(_modules(linears, config))
-        adapted = [linear for linear in linears if linear.name in keys]
-        one = [linear for linear in adapted if linear.layer == adapted[-1].layer]
-        times = [model.chosen if x.copies > 1 else 1 for x in one]
-        return cls(
-            parameters=sum(_trained(x, config) for x in adapted),
-            expert_parameters=sum(_trained(x, config) for x in adapted if x.copies > 1),
-            layers=count,
-            ranks=config.rank * sum(times),
-            inputs=sum(x.inputs * n for x, n in zip(one, times, strict=True)),
-            outputs=sum(x.outputs * n for x, n in zip(one, times, strict=True)),
-            expert_inputs=sum(x.inputs * model.chosen for x in one if x.copies > 1),
-            attention=any(_in_attention(x.name) for x in one),
-            mlp=any(not _in_attention(x.name) for x in one),
-            dropout=config.dropout > 0,
-            dora=config.type == "dora",
-            largest=max(x.inputs * x.outputs for x in one),
-            matrices=sum(x.copies * x.inputs * x.outputs for x in one),
-        )
-
-
-def _trained(linear: Linear, config: AdapterConfig) -> int:
-    """Numbers that an adapter has for a module: A, B and DoRA's magnitude."""
-    magnitude = linear.outputs if config.type == "dora" else 0
-    return linear.copies * (config.rank * (linear.inputs + linear.outputs) + magnitude)
-
-
-def _modules(linears: list[Linear], config: AdapterConfig) -> list[str]:
-    names = [linear.name for linear in linears]
-    try:
-        return choose_modules(names, config.modules)
-    except UsageError:
-        # mlx-lm renames some modules when it loads a model; a name that is wrong it will refuse itself.
-        return sorted(set(names))
-
-
-def _in_attention(name: str) -> bool:
-    return any(mark in name for mark in GROUPS["attention"])
 
 
 @dataclass(frozen=True)
@@ -253,7 +170,9 @@ class Arithmetic:
     def evaluation(self, shape: Shape) -> Footprint:
         """Scoring a batch: one layer at a time."""
         own, prompts = self._passes(shape)
-        work = max(self._temporaries(part, self.habits.work_plain) for part in (own, prompts))
+        habits = self.habits
+        plain = habits.work_read if self.model.capped_scores else habits.work_plain  # mlx-lm's own attention
+        work = max(self._temporaries(part, plain) for part in (own, prompts))
         head = self._features(shape, own)
         chunk = self._chunk(shape, grad=False)
         return replace(
@@ -274,7 +193,8 @@ class Arithmetic:
             longest: tokens of the longest answer there may be.
         """
         rows = min(prompts * samples, self.habits.side_by_side)
-        reading, writing = self._read(-(-rows // samples), prompt), self._written(rows, prompt + longest)
+        at_once = -(-rows // samples)
+        reading, writing = self._read(at_once, prompt), self._written(rows, at_once, prompt, longest)
         return replace(max(reading, writing, key=lambda footprint: footprint.total), moment="sampling")
 
     def _read(self, prompts: int, length: int) -> Footprint:
@@ -282,17 +202,20 @@ class Arithmetic:
         ends = {length, length - length % PREFILL} - {0}
         pieces = [_Pass(n, 1, n, end) for end in ends for n in [end - (end - 1) // PREFILL * PREFILL]]
         work = max(self._temporaries(piece, self.habits.work_read) for piece in pieces)
-        return replace(self.resting, keys=self._cached(prompts, length), work=work)
+        return replace(self.resting, keys=self._cached(prompts, _in_steps(length)), work=work)
 
-    def _written(self, rows: int, length: int) -> Footprint:
+    def _written(self, rows: int, prompts: int, prompt: int, longest: int) -> Footprint:
         """Caches grow layer after layer; each answer has its logits."""
-        cache = self._cached(rows, length)
+        length = _in_steps(prompt + longest)
+        if prompts > 1:  # caches of several are made as long as the longest, and grow from there
+            length = max(length, prompt + _in_steps(longest))
+        layer = self._cached(rows, length) // self.model.layers
         logits = 3 * FLOAT * rows * self.model.vocabulary
-        return replace(self.resting, keys=cache + cache // self.model.layers, head=logits)
+        keys = (self.model.layers + self.habits.growing) * layer
+        return replace(self.resting, keys=keys, head=logits, work=self._rescaled())
 
     def _cached(self, sequences: int, length: int) -> int:
         """Keys and values of sequences of this length, in all layers."""
-        length = -(-length // CACHE_STEP) * CACHE_STEP
         return self.model.layers * self._recorded(_Pass(sequences * length, sequences, 0, length))
 
     # Parts
@@ -400,10 +323,14 @@ class Arithmetic:
         """What computing a layer, or its derivative, needs besides what is kept."""
         wide = part.tokens * self.model.wide * self._width
         # What of the MLP is computed again has gone when the derivative comes to the attention.
-        attention = work.scores * self._scores(part) + min(work.wide, self.habits.work.wide) * wide
+        scores = max(work.scores, CAPPED) if self.model.capped_scores else work.scores
+        attention = scores * self._scores(part) + min(work.wide, self.habits.work.wide) * wide
         narrow = work.narrow * part.tokens * self.model.hidden * self._width
-        rescaled = 3 * FLOAT * self.adapter.largest if self.adapter.dora else 0
-        return round(max(attention, work.wide * wide) + narrow) + rescaled
+        return round(max(attention, work.wide * wide) + narrow) + self._rescaled()
+
+    def _rescaled(self) -> int:
+        """The weights that DoRA makes at each call of a module."""
+        return 3 * FLOAT * self.adapter.largest if self.adapter.dora else 0
 
     def _work(self, part: _Pass) -> int:
         """The derivative of one layer; where the layer or its scores are computed again, that with it."""
@@ -419,3 +346,8 @@ class Arithmetic:
         if self._checkpointing != "layers":
             return 0
         return self._whole_layer(part) + self._joined(part) + self._whole_scores(part)
+
+
+def _in_steps(length: int) -> int:
+    """The tokens that a cache of so many has room for."""
+    return -(-length // CACHE_STEP) * CACHE_STEP

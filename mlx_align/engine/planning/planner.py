@@ -13,17 +13,23 @@ from mlx_align.backends.base import Backend, MemoryHabits, Objective
 from mlx_align.config import AdapterConfig, RunConfig, TrainConfig
 from mlx_align.data import BatchPlan, Example, Shape, Sizes, eval_batches
 from mlx_align.engine.evaluation import spread
+from mlx_align.engine.planning.adapted import Adapter
 from mlx_align.engine.planning.facts import ModelFacts, read_facts
-from mlx_align.engine.planning.footprint import Adapter, Arithmetic, Footprint
+from mlx_align.engine.planning.footprint import Arithmetic, Footprint
 from mlx_align.engine.rollouts.shapes import RolloutShapes
 from mlx_align.errors import UsageError
 from mlx_align.methods.grpo import GrpoHyperparameters
 from mlx_align.paths import typed
+from mlx_align.rewards.judge import BASE, JudgeOptions
 
 Verdict = Literal["fits", "tight", "will not fit", "unknown"]
 TIGHT = 0.8
 """A plan above this share of what there is counts as tight: most predictions were within 15% on CPUs;
 on Metal and CUDA that is not verified."""
+
+
+INSTRUCTIONS = 256
+"""Tokens that a judge reads besides its rubric, what was asked and what was answered; about 200."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +141,13 @@ class Planner:
         prompt = max(len(example.prompt_ids) for example in (*self.train, *self.valid))
         asked = (config.train.batch_size or 1) * config.train.accumulate * config.rollout.updates
         size, longest = config.train.batch_size or 1, config.sampling.max_tokens
-        for prompts, samples in ((asked, group), (len(self.valid), max(1, config.eval.pass_k))):
-            if prompts:
-                yield arithmetic.sampling(prompts, samples, prompt, longest), None
+        wanted = [(asked, group)]
+        if held_out := len(self.valid):
+            wanted += [(held_out, samples) for samples in {1, config.eval.pass_k or 1}]
+        for prompts, samples in wanted:
+            yield arithmetic.sampling(prompts, samples, prompt, longest), None
+        for read, reply in _own_judges(config):
+            yield arithmetic.sampling(asked * group, 1, prompt + longest + read, reply), None
         shape = RolloutShapes(size, arithmetic.branches, prompt, longest).largest
         yield from ((footprint, shape) for footprint in arithmetic.training(shape))
         hp = self.objective.hp
@@ -206,3 +216,13 @@ def _adapter(config: AdapterConfig) -> AdapterConfig:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"the starting adapter cannot be read: {error}", where=str(folder)) from None
+
+
+def _own_judges(config: RunConfig) -> Iterator[tuple[int, int]]:
+    """For each judge that is the base itself: tokens it reads besides, and of its longest reply."""
+    defaults = JudgeOptions()
+    for reward in config.rewards:
+        options = reward.options
+        if reward.name == "judge" and options.get("model", BASE) == BASE:
+            rubric = str(options.get("rubric", defaults.rubric))
+            yield INSTRUCTIONS + len(rubric) // 2, int(options.get("max_tokens", defaults.max_tokens))

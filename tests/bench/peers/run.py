@@ -204,10 +204,7 @@ def write(measured: dict[str, dict[str, Any]]) -> None:
     tree = {
         "what": "unpadded pair tokens (2P + C + R) per second of real trainers, on identical work",
         "machine": machine(),
-        "arms": {
-            name: {"title": c.title, "orpo": c.orpo, "disclosed": list(c.disclosed)}
-            for name, c in CONTENDERS.items()
-        },
+        "arms": {name: {"title": c.title, "orpo": c.orpo} for name, c in CONTENDERS.items()},
         "gate": {"loss": gate.LOSS, "gradient": gate.GRADIENT, "update": gate.UPDATE},
         "cells": {**kept, **measured},
     }

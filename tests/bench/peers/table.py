@@ -28,7 +28,7 @@ def peers(result: Result) -> str:
     for group, what in GROUPS.items():
         if any(f"{group}-{method}" in result["cells"] for method in METHODS):
             parts.append(_group(result, group, what))
-    parts += [_sweep(result), _disclosures(result)]
+    parts += [_sweep(result), _disclosures()]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -82,13 +82,14 @@ def _load(result: Result) -> str:
     """The largest load average of a minute before an arm began, cells of a busy machine apart."""
     most = {name: _load_of(cell) for name, cell in result["cells"].items()}
     busy = {name: load for name, load in most.items() if load > BUSY}
-    quiet = f"{max((most[name] for name in most.keys() - busy.keys()), default=BUSY):.1f}"
-    return f"{quiet}, but up to {max(busy.values()):.1f} in {', '.join(sorted(busy))}" if busy else quiet
+    quiet = max((load for load in most.values() if load <= BUSY), default=0.0)
+    others = f", but up to {max(busy.values()):.1f} in {', '.join(sorted(busy))}" if busy else ""
+    return f"{quiet:.1f}{others}"
 
 
 def _load_of(cell: Result) -> float:
     arms = [arm for arm in cell["arms"].values() if "error" not in arm]
-    return max(load[0] for arm in arms for load in arm["load_average"])
+    return max((load[0] for arm in arms for load in arm["load_average"]), default=0.0)
 
 
 def _times(ratio: float) -> str:
@@ -215,13 +216,13 @@ def _swept(title: str, name: str, method: str, cells: list[Result]) -> str:
     return f"| {' | '.join(found)} |"
 
 
-def _disclosures(result: Result) -> str:
+def _disclosures() -> str:
     lines = [
         "¹ ORPO's likelihood over prompt and response, as this peer has it, on both sides. mlx-lm-lora "
         "averages the likelihood within rows first; the work is the same as ours over the response.",
         "",
         "What had to be done to the peers, and what to know:",
-        *(f"- {arm['title']}: {what}." for arm in result["arms"].values() for what in arm["disclosed"]),
+        *(f"- {arm.title}: {what}." for arm in CONTENDERS.values() for what in arm.disclosed),
         "- Memory of the MLX arms is MLX's own peak; of torch it is the resident set's, and the sweep's "
         "shares of it are of ours measured in the same way.",
         "- The C++ kernels that MLX compiles at run time on a CPU are in its disk cache before any timing.",

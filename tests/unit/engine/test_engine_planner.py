@@ -27,6 +27,7 @@ from mlx_align.engine.planning import (
     read_facts,
 )
 from mlx_align.engine.planning.advice import changed, quantised
+from mlx_align.engine.planning.planner import INSTRUCTIONS, _own_judges
 from mlx_align.engine.reporter import Reporter
 from mlx_align.errors import UsageError, WontFitError
 from mlx_align.events import Alert, Event, Plan
@@ -272,6 +273,9 @@ def test_a_cpu_that_compiles_or_has_16_bits_is_planned_without_functions_of_its_
     assert own.gated["silu"] < compiled.gated["silu"] == half.gated["silu"]
     assert own.work.scores < compiled.work.scores == half.work.scores
     assert own.head == half.head != compiled.head
+    assert own.head_plain == half.head_plain != compiled.head_plain
+    assert own.work_plain.scores > compiled.work_plain.scores == half.work_plain.scores > 0
+    assert habits("mlx:metal", 2, METAL).work_plain.scores == 0
     made = backends.create(BackendConfig(device="cpu", compile="on")).habits()
     assert made is not None
     assert made.head == compiled.head
@@ -289,9 +293,27 @@ def test_prompts_are_read_one_by_one_and_answered_side_by_side() -> None:
 
 def test_evaluation_reads_prompts_too() -> None:
     arithmetic = planner()._arithmetic(config())
-    assert (
-        arithmetic.evaluation(Shape(1, 2000, 8, 16)).work > arithmetic.evaluation(Shape(1, 200, 8, 16)).work
-    )
+    shape = Shape(1, 2000, 8, 16)
+    _, prompts = arithmetic._passes(shape)
+    assert arithmetic.evaluation(shape).work == arithmetic._temporaries(prompts, arithmetic.habits.work_plain)
+
+
+def test_caches_of_several_prompts_grow_from_their_end() -> None:
+    arithmetic = planner()._arithmetic(config())
+    one, two = (arithmetic._written(4, prompts, 480, 32).keys for prompts in (1, 2))
+    assert two * 512 == one * (480 + 256)
+
+
+def test_dora_makes_weights_for_each_token_too() -> None:
+    asked = (config(adapter__type=kind) for kind in ("lora", "dora"))
+    plain, dora = (planner()._arithmetic(one)._written(32, 1, 64, 9).work for one in asked)
+    assert plain == 0 < dora
+
+
+def test_a_judge_that_is_the_base_reads_more_than_it_judges() -> None:
+    judge = {"name": "judge", "rubric": "r" * 100, "max_tokens": 7}
+    asked = RunConfig(rewards=[judge, {**judge, "model": "/another"}, {"name": "length"}])
+    assert list(_own_judges(asked)) == [(INSTRUCTIONS + 50, 7)]
 
 
 def test_short_chunks_of_layers_that_are_computed_again_are_planned(

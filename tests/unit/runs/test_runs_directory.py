@@ -66,6 +66,11 @@ def test_the_run_around_a_folder(tmp_path: Path) -> None:
     assert passed is not None
     assert passed.path == other
     assert run_around(run / ".." / "elsewhere") is None
+    assert run_around(run / "exports" / ".." / "gguf") is None
+    (run / "kept").symlink_to(other)
+    linked = run_around(run / "kept" / "adapter")
+    assert linked is not None
+    assert linked.path == other
     assert run_around(disk / "gguf") is None
 
 
