@@ -227,10 +227,10 @@ def is_run(path: Path) -> bool:
 
 def run_around(path: Path) -> RunDirectory | None:
     """The run that a file or folder lies in, however deep; None: in none."""
-    # A link may lead into a run; and a run's exports may be a link to another disk, but before ".." a run is
-    # only passed through.
-    wholes = [path.resolve(), *([path.absolute()] if ".." not in path.parts else [])]
-    folders = (folder for whole in wholes for folder in whole.parents)
+    # A link may lead into a run; and a run's exports may be a link to another disk, where the path as it is
+    # typed is the one that shows the run, unless its ".." comes after a link.
+    whole, typed = path.resolve(), Path(os.path.abspath(path))
+    folders = [*whole.parents, *(typed.parents if typed.resolve() == whole else ())]
     return next((RunDirectory(folder) for folder in folders if is_run(folder)), None)
 
 

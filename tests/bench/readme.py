@@ -115,10 +115,12 @@ def peers() -> str:
 def memory() -> str:
     """How good the planner's predictions are."""
     result = read("memory.json")
+    ratios = [outcome["ratio"] for outcome in result["outcomes"]]
+    least, most = math.floor(100 * min(ratios)) / 100, math.ceil(100 * max(ratios)) / 100
     return (
         f"On a CPU {result['within']} of {result['configurations']} predictions are within "
-        f"{result['tolerance']:.0%} of what MLX measures, and the worst is {result['worst']:.2f} times as "
-        "much (`make bench-memory`); on Metal and CUDA this is **not verified**."
+        f"{result['tolerance']:.0%} of what MLX measures, and all between {least:.2f} and {most:.2f} times "
+        "as much (`make bench-memory`); on Metal and CUDA this is **not verified**."
     )
 
 

@@ -192,9 +192,11 @@ class Arithmetic:
             prompt: tokens of the longest prompt.
             longest: tokens of the longest answer there may be.
         """
-        rows = min(prompts * samples, self.habits.side_by_side)
-        at_once = -(-rows // samples)
-        reading, writing = self._read(at_once, prompt), self._written(rows, at_once, prompt, longest)
+        each = min(samples, self.habits.side_by_side)
+        # A model that caps its scores takes no mask of each sequence's own (`_passes`): one prompt at a time.
+        at_once = 1 if self.model.capped_scores else min(prompts, self.habits.side_by_side // each)
+        reading = self._read(at_once, prompt)
+        writing = self._written(at_once * each, at_once, prompt, longest)
         return replace(max(reading, writing, key=lambda footprint: footprint.total), moment="sampling")
 
     def _read(self, prompts: int, length: int) -> Footprint:
@@ -206,9 +208,8 @@ class Arithmetic:
 
     def _written(self, rows: int, prompts: int, prompt: int, longest: int) -> Footprint:
         """Caches grow layer after layer; each answer has its logits."""
-        length = _in_steps(prompt + longest)
-        if prompts > 1:  # caches of several are made as long as the longest, and grow from there
-            length = max(length, prompt + _in_steps(longest))
+        # Caches of several are made as long as the longest, and grow from there.
+        length = _in_steps(prompt + longest) if prompts == 1 else prompt + _in_steps(longest)
         layer = self._cached(rows, length) // self.model.layers
         logits = 3 * FLOAT * rows * self.model.vocabulary
         keys = (self.model.layers + self.habits.growing) * layer

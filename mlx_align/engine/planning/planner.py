@@ -20,6 +20,7 @@ from mlx_align.engine.rollouts.shapes import RolloutShapes
 from mlx_align.errors import UsageError
 from mlx_align.methods.grpo import GrpoHyperparameters
 from mlx_align.paths import typed
+from mlx_align.rewards import make_specs
 from mlx_align.rewards.judge import BASE, JudgeOptions
 
 Verdict = Literal["fits", "tight", "will not fit", "unknown"]
@@ -28,8 +29,9 @@ TIGHT = 0.8
 on Metal and CUDA that is not verified."""
 
 
-INSTRUCTIONS = 256
-"""Tokens that a judge reads besides its rubric, what was asked and what was answered; about 200."""
+INSTRUCTIONS, CHARACTERS = 256, 4
+"""Tokens that a judge reads besides its rubric, what was asked and what was answered (about 200); and the
+characters of a token, where there is a text but no tokens of it."""
 
 
 @dataclass(frozen=True)
@@ -138,16 +140,20 @@ class Planner:
     def _of_rollouts(self, arithmetic: Arithmetic) -> Iterator[tuple[Footprint, Shape | None]]:
         """Sampling groups of the longest completions there may be, scoring them and training on them."""
         config, group = arithmetic.config, self.objective.method.branches(self.objective.hp)
-        prompt = max(len(example.prompt_ids) for example in (*self.train, *self.valid))
+        held_out = spread(self.valid, config.eval.rows)
+        prompts = (*self.train, *held_out)
+        prompt = max(len(example.prompt_ids) for example in prompts)
         asked = (config.train.batch_size or 1) * config.train.accumulate * config.rollout.updates
         size, longest = config.train.batch_size or 1, config.sampling.max_tokens
         wanted = [(asked, group)]
-        if held_out := len(self.valid):
-            wanted += [(held_out, samples) for samples in {1, config.eval.pass_k or 1}]
-        for prompts, samples in wanted:
-            yield arithmetic.sampling(prompts, samples, prompt, longest), None
-        for read, reply in _own_judges(config):
-            yield arithmetic.sampling(asked * group, 1, prompt + longest + read, reply), None
+        if held_out:
+            wanted += [(len(held_out), samples) for samples in {1, config.eval.pass_k or 1}]
+        for count, samples in wanted:
+            yield arithmetic.sampling(count, samples, prompt, longest), None
+        for judge in _own_judges(config):
+            question = max(_whole(example) for example in prompts) + longest + _instructions(judge)
+            answers = max(count * samples for count, samples in wanted)
+            yield arithmetic.sampling(answers, 1, question, judge.max_tokens), None
         shape = RolloutShapes(size, arithmetic.branches, prompt, longest).largest
         yield from ((footprint, shape) for footprint in arithmetic.training(shape))
         hp = self.objective.hp
@@ -218,11 +224,17 @@ def _adapter(config: AdapterConfig) -> AdapterConfig:
         raise UsageError(f"the starting adapter cannot be read: {error}", where=str(folder)) from None
 
 
-def _own_judges(config: RunConfig) -> Iterator[tuple[int, int]]:
-    """For each judge that is the base itself: tokens it reads besides, and of its longest reply."""
-    defaults = JudgeOptions()
-    for reward in config.rewards:
-        options = reward.options
-        if reward.name == "judge" and options.get("model", BASE) == BASE:
-            rubric = str(options.get("rubric", defaults.rubric))
-            yield INSTRUCTIONS + len(rubric) // 2, int(options.get("max_tokens", defaults.max_tokens))
+def _own_judges(config: RunConfig) -> list[JudgeOptions]:
+    """Those that are the base itself."""
+    found = [spec.options for spec in make_specs([reward.model_dump() for reward in config.rewards])]
+    return [options for options in found if isinstance(options, JudgeOptions) and options.model == BASE]
+
+
+def _instructions(judge: JudgeOptions) -> int:
+    """Tokens that it reads besides what was asked and what was answered."""
+    return INSTRUCTIONS + len(judge.rubric) // CHARACTERS
+
+
+def _whole(example: Example) -> int:
+    """Tokens of a prompt, which a judge reads whole even where it was cut."""
+    return max(len(example.prompt_ids), len(example.prompt_text) // CHARACTERS)

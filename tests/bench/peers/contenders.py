@@ -70,7 +70,7 @@ CONTENDERS = {
             "platform.system and platform.machine say Darwin and arm64 while unsloth_zoo is imported: "
             "its MLX path hides itself elsewhere",
             "installed without its own requirements, beside mlx, mlx-lm, mlx-vlm, transformers and datasets",
-            "gradient clipping is off, and compile_auto_tune, which may turn checkpointing on",
+            "compile_auto_tune, which may turn checkpointing on, is off",
         ),
     ),
     "trl": Contender("TRL, torch CPU", "arm_trl", framework="torch", orpo=WHOLE, twin="ours-whole"),

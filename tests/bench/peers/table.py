@@ -82,9 +82,9 @@ def _load(result: Result) -> str:
     """The largest load average of a minute before an arm began, cells of a busy machine apart."""
     most = {name: _load_of(cell) for name, cell in result["cells"].items()}
     busy = {name: load for name, load in most.items() if load > BUSY}
-    quiet = max((load for load in most.values() if load <= BUSY), default=0.0)
-    others = f", but up to {max(busy.values()):.1f} in {', '.join(sorted(busy))}" if busy else ""
-    return f"{quiet:.1f}{others}"
+    quiet = [f"{max(load for load in most.values() if load <= BUSY):.1f}"] if len(busy) < len(most) else []
+    others = [f"{max(busy.values()):.1f} in {', '.join(sorted(busy))}"] if busy else []
+    return ", but up to ".join(quiet + others)
 
 
 def _load_of(cell: Result) -> float:
@@ -223,6 +223,7 @@ def _disclosures() -> str:
         "",
         "What had to be done to the peers, and what to know:",
         *(f"- {arm.title}: {what}." for arm in CONTENDERS.values() for what in arm.disclosed),
+        "- Gradients are not clipped in any arm.",
         "- Memory of the MLX arms is MLX's own peak; of torch it is the resident set's, and the sweep's "
         "shares of it are of ours measured in the same way.",
         "- The C++ kernels that MLX compiles at run time on a CPU are in its disk cache before any timing.",

@@ -210,6 +210,14 @@ def test_the_plan_counts_groups_of_the_longest_completions() -> None:
     assert planned(**wide, method__group_size=32, sampling__max_tokens=512).footprint.moment == "sampling"
 
 
+def test_the_plan_counts_what_a_judge_reads_and_what_is_sampled_for_pass_at_k() -> None:
+    few = {"train__batch_size": 1, "train__branches_at_once": 1, "method__group_size": 2}
+    few |= {"sampling__max_tokens": 512}
+    assert planned(**few).footprint.moment == "sampling"
+    assert planned(**few, eval__pass_k=8).total > planned(**few).total
+    assert planned(**few, rewards=[{"name": "judge"}]).total > planned(**few).total
+
+
 def test_reading_groups_in_parts_is_advised() -> None:
     flags = {"backend.device": "cpu", "train.batch_size": 1, "sampling.max_tokens": 512}
     config = resolve(gather("grpo", flags=flags, environ={})).config

@@ -27,7 +27,7 @@ from mlx_align.engine.planning import (
     read_facts,
 )
 from mlx_align.engine.planning.advice import changed, quantised
-from mlx_align.engine.planning.planner import INSTRUCTIONS, _own_judges
+from mlx_align.engine.planning.planner import INSTRUCTIONS, _instructions, _own_judges, _whole
 from mlx_align.engine.reporter import Reporter
 from mlx_align.errors import UsageError, WontFitError
 from mlx_align.events import Alert, Event, Plan
@@ -301,7 +301,31 @@ def test_evaluation_reads_prompts_too() -> None:
 def test_caches_of_several_prompts_grow_from_their_end() -> None:
     arithmetic = planner()._arithmetic(config())
     one, two = (arithmetic._written(4, prompts, 480, 32).keys for prompts in (1, 2))
-    assert two * 512 == one * (480 + 256)
+    model = arithmetic.model
+    layer = (
+        2 * 4 * 4 * model.key_heads * model.head_dim
+    )  # four rows' keys and values of one token, in float32
+    assert one == (model.layers + 1) * layer * 512
+    assert two == (model.layers + 1) * layer * (480 + 256)
+    gpu = replace(arithmetic, habits=habits("mlx:metal", 4, METAL))
+    assert gpu._written(4, 1, 480, 32).keys == (model.layers + 2) * layer * 512
+
+
+@pytest.mark.parametrize(("samples", "rows"), [(8, 32), (12, 24), (17, 17), (40, 32), (1, 32)])
+def test_a_group_is_not_divided_to_fill_a_wave(samples: int, rows: int) -> None:
+    arithmetic = planner()._arithmetic(config())
+    at_once = max(1, rows // samples)
+    assert arithmetic.sampling(50, samples, 4, 64).keys == arithmetic._written(rows, at_once, 4, 64).keys
+
+
+def test_a_model_that_caps_its_scores_answers_one_prompt_at_a_time() -> None:
+    """And it computes its scores itself, on a GPU too."""
+    arithmetic = planner()._arithmetic(config())
+    capped = replace(arithmetic, model=replace(arithmetic.model, capped_scores=True))
+    assert capped.sampling(50, 8, 4, 64) == arithmetic.sampling(1, 8, 4, 64)
+    gpu = replace(capped, habits=habits("mlx:metal", 4, METAL))
+    shape = Shape(1, 300, 300, 300)
+    assert gpu.evaluation(shape).work > 300 * 300 * gpu.model.heads * 4
 
 
 def test_dora_makes_weights_for_each_token_too() -> None:
@@ -311,9 +335,13 @@ def test_dora_makes_weights_for_each_token_too() -> None:
 
 
 def test_a_judge_that_is_the_base_reads_more_than_it_judges() -> None:
-    judge = {"name": "judge", "rubric": "r" * 100, "max_tokens": 7}
-    asked = RunConfig(rewards=[judge, {**judge, "model": "/another"}, {"name": "length"}])
-    assert list(_own_judges(asked)) == [(INSTRUCTIONS + 50, 7)]
+    judge = {"name": "judge", "rubric": "r" * 100, "max_tokens": "7.0"}
+    other = {**judge, "model": "/another", "label": "other"}
+    (own,) = _own_judges(RunConfig(rewards=[judge, other, {"name": "exact"}]))
+    assert own.max_tokens == 7
+    assert _instructions(own) == INSTRUCTIONS + 25
+    whole = replace(support.examples()[0], prompt_ids=(1, 2), prompt_text="x" * 4000)
+    assert _whole(whole) == 1000
 
 
 def test_short_chunks_of_layers_that_are_computed_again_are_planned(

@@ -67,6 +67,9 @@ def test_the_run_around_a_folder(tmp_path: Path) -> None:
     assert passed.path == other
     assert run_around(run / ".." / "elsewhere") is None
     assert run_around(run / "exports" / ".." / "gguf") is None
+    beside = run_around(tmp_path / "disk" / ".." / "runs" / run.name / "exports" / "gguf")
+    assert beside is not None
+    assert beside.path == run
     (run / "kept").symlink_to(other)
     linked = run_around(run / "kept" / "adapter")
     assert linked is not None
