@@ -211,11 +211,17 @@ def test_the_plan_counts_groups_of_the_longest_completions() -> None:
 
 
 def test_the_plan_counts_what_a_judge_reads_and_what_is_sampled_for_pass_at_k() -> None:
-    few = {"train__batch_size": 1, "train__branches_at_once": 1, "method__group_size": 2}
-    few |= {"sampling__max_tokens": 512}
-    assert planned(**few).footprint.moment == "sampling"
-    assert planned(**few, eval__pass_k=8).total > planned(**few).total
-    assert planned(**few, rewards=[{"name": "judge"}]).total > planned(**few).total
+    def sampled(**settings: Any) -> int:
+        few = {"train.batch_size": 1, "method.group_size": 2}
+        config = resolve(
+            gather("grpo", flags={"backend.device": "cpu", **few, **settings}, environ={})
+        ).config
+        made = planner(config)
+        moments = [footprint for footprint, _ in made._of_rollouts(made._arithmetic(config))]
+        return max(footprint.total for footprint in moments if footprint.moment == "sampling")
+
+    assert sampled(**{"eval.pass_k": 8}) > sampled()
+    assert sampled(rewards=[{"name": "judge"}]) > sampled()
 
 
 def test_reading_groups_in_parts_is_advised() -> None:
