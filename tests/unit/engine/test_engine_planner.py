@@ -27,6 +27,7 @@ from mlx_align.engine.planning import (
     read_facts,
 )
 from mlx_align.engine.planning.advice import changed, quantised
+from mlx_align.engine.planning.footprint import CAPPED
 from mlx_align.engine.planning.planner import INSTRUCTIONS, _instructions, _own_judges, _whole
 from mlx_align.engine.reporter import Reporter
 from mlx_align.errors import UsageError, WontFitError
@@ -324,8 +325,10 @@ def test_a_model_that_caps_its_scores_answers_one_prompt_at_a_time() -> None:
     capped = replace(arithmetic, model=replace(arithmetic.model, capped_scores=True))
     assert capped.sampling(50, 8, 4, 64) == arithmetic.sampling(1, 8, 4, 64)
     gpu = replace(capped, habits=habits("mlx:metal", 4, METAL))
-    shape = Shape(1, 300, 300, 300)
-    assert gpu.evaluation(shape).work > 300 * 300 * gpu.model.heads * 4
+    plain = replace(gpu, model=arithmetic.model)
+    own, _ = gpu._passes(Shape(1, 300, 300, 300))
+    works = [one._temporaries(own, gpu.habits.work_plain) for one in (plain, gpu)]
+    assert works[1] - works[0] == round(CAPPED * gpu._scores(own))
 
 
 def test_dora_makes_weights_for_each_token_too() -> None:
