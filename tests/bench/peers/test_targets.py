@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.bench.peers.cells import headline, sweep
 from tests.bench.peers.contenders import OURS
 from tests.bench.readme import read
 
@@ -20,6 +21,10 @@ LONG = 3.0
 MEMORY = {False: 1 / 3, True: 1 / 5}
 """Share of mlx-lm-lora's memory at the large vocabulary, without and with checkpointing."""
 LARGE = 151_936
+
+
+def test_the_headline_and_the_sweep_are_whole() -> None:
+    assert {cell.name for cell in [*headline(), *sweep()]} <= CELLS.keys()
 
 
 @pytest.mark.parametrize("name", CELLS)
