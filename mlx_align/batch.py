@@ -26,10 +26,10 @@ class Batch:
         prompt_ids: (B, P) int32, right-padded. The shared prefixes.
         prompt_lens: (B,) int32, at least 1. Real tokens in each prompt.
         branch_ids: (N, T) int32, right-padded. The continuations.
-        branch_mask: (N, T) float32, 1 where a branch has a real token; all of those are scored.
+        branch_mask: (N, T) float32, 1 where a branch has a token that is scored.
         response_mask: (N, T) float32, 1 where the token belongs to the response. It equals
             `branch_mask`, except for a method that also scores the prompt (`Method.scores_prompt`):
-            then the branches begin at the prompt's second token.
+            then all branches begin at the prompt's second token, and the first one has it in its mask.
         branch_row: (N,) int32. Which prompt each branch continues.
         scored: (M,) int32, M <= N * T. The positions of the flat (N * T) grid that the head is computed for:
             first, ascending, every one that `branch_mask` marks, then others to fill M; none appears twice.
@@ -78,6 +78,7 @@ class Batch:
         """Token slots, padding included: B * P + N * T.
 
         A backend whose shapes are not compiled may compute fewer, and one that does not share prompts more.
+        A prompt that is scored stands in every branch.
         """
         return int(self.prompt_ids.size + self.branch_ids.size)
 

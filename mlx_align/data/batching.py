@@ -28,7 +28,8 @@ def collate(
 
     Args:
         examples: B rows with the same number of branches.
-        scores_prompt: score the prompt's tokens too: each branch then begins at the prompt's second token.
+        scores_prompt: score the prompt's tokens too: each branch then begins at the prompt's second token,
+            and they are scored in the first branch alone, because they are the same in all.
         ref_logps: for each example, for each branch, one float32 array as long as the branch: the
             reference's log-probabilities. Padded with 0.
         shape: what to pad to; None: the smallest that holds the rows.
@@ -38,15 +39,17 @@ def collate(
         ValueError: the rows do not fit the shape, or reference log-probabilities their branches.
     """
     answers = [(row, answer) for row, example in enumerate(examples) for answer in example.branch_ids]
+    k = len(answers) // len(examples)
     prompts = [example.prompt_ids[:1] if scores_prompt else example.prompt_ids for example in examples]
     leads = [example.prompt_ids[1:] if scores_prompt else () for example in examples]
     branches = [leads[row] + answer for row, answer in answers]
     responses = [[0] * len(leads[row]) + [1] * len(answer) for row, answer in answers]
+    marks = [[1] * len(branch) if n % k == 0 else responses[n] for n, branch in enumerate(branches)]
     smallest = _smallest(Sizes.of(examples, scores_prompt=scores_prompt), pad_to)
     shape = smallest if shape is None else shape
     if not shape.holds(smallest):
         raise ValueError(f"a batch that needs {smallest} cannot be padded to {shape}")
-    mask = _pad([[1] * len(branch) for branch in branches], shape.branch, np.float32)
+    mask = _pad(marks, shape.branch, np.float32)
     return Batch(
         prompt_ids=_pad(prompts, shape.prompt, np.int32),
         prompt_lens=np.array([len(prompt) for prompt in prompts], dtype=np.int32),

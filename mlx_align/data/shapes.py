@@ -61,7 +61,7 @@ class Sizes:
     Attributes:
         prompt: (R,) tokens of the prompt.
         branch: (R,) tokens of the longest branch.
-        scored: (R,) tokens of all branches.
+        scored: (R,) tokens of all branches; a prompt that is scored counts once.
         branches: k, the same for every row.
     """
 
@@ -78,10 +78,11 @@ class Sizes:
             [lead + len(ids) for ids in e.branch_ids] for e, lead in zip(examples, leads, strict=True)
         ]
         prompts = [len(e.prompt_ids) - lead for e, lead in zip(examples, leads, strict=True)]
+        scored = [lead + sum(map(len, e.branch_ids)) for e, lead in zip(examples, leads, strict=True)]
         return cls(
             prompt=np.array(prompts, np.int64),
             branch=np.array([max(lengths) for lengths in branches], np.int64),
-            scored=np.array([sum(lengths) for lengths in branches], np.int64),
+            scored=np.array(scored, np.int64),
             branches=len(branches[0]) if branches else 1,
         )
 

@@ -81,14 +81,18 @@ class ScoredSet:
 
     def lengths(self) -> dict[bytes, list[int]]:
         """For each row, by its key, how many log-probabilities its branches have."""
-        leads = [len(e.prompt_ids) - 1 if self.scores_prompt else 0 for e in self.examples]
-        rows = zip(self.keys, self.examples, leads, strict=True)
-        return {key: [lead + len(ids) for ids in example.branch_ids] for key, example, lead in rows}
+        return {key: self._lengths(row) for key, row in zip(self.keys, self.examples, strict=True)}
+
+    def _lengths(self, example: Example) -> list[int]:
+        lead = len(example.prompt_ids) - 1 if self.scores_prompt else 0
+        return [lead + len(ids) for ids in example.branch_ids]
 
     def _rows(self, policy: Policy, indices: Sequence[int], shape: Shape) -> list[Row]:
         """For each row of a batch, for each branch, its (T_i,) log-probabilities."""
-        batch = collate([self.examples[i] for i in indices], scores_prompt=self.scores_prompt, shape=shape)
-        logps, lens = policy.logps(batch), batch.branch_mask.sum(axis=1).astype(int)
+        examples = [self.examples[i] for i in indices]
+        batch = collate(examples, scores_prompt=self.scores_prompt, shape=shape)
+        lens = [length for example in examples for length in self._lengths(example)]
+        logps = policy.logps(batch)
         rows: list[Row] = [[] for _ in indices]
         for branch, row in enumerate(batch.branch_row):
             rows[row].append(logps[branch, : lens[branch]].copy())

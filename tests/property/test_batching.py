@@ -141,12 +141,18 @@ def test_scoring_the_prompt_moves_it_into_the_branches(examples: list[Example]) 
     assert batch.prompt_ids.tolist() == [[example.prompt_ids[0]] for example in examples]
     assert batch.prompt_lens.tolist() == [1] * len(examples)
     whole = [e.prompt_ids[1:] + branch for e in examples for branch in e.branch_ids]
-    assert unpad(batch.branch_ids, batch.branch_mask) == whole
+    for ids, tokens in zip(batch.branch_ids, whole, strict=True):
+        assert tuple(ids[: len(tokens)].tolist()) == tokens
+        assert not ids[len(tokens) :].any()
     responses = [branch for e in examples for branch in e.branch_ids]
     for ids, mask, response in zip(batch.branch_ids, batch.response_mask, responses, strict=True):
         assert tuple(ids[mask == 1].tolist()) == response
-    assert (batch.response_mask <= batch.branch_mask).all()
-    assert batch.tokens() == len(examples) + sum(map(len, whole))
+    mask, response = batch.branch_mask, batch.response_mask
+    for which in range(batch.branches):
+        prompt = batch.branch(mask - response, which).sum(axis=1)
+        assert prompt.tolist() == [len(e.prompt_ids) - 1 if which == 0 else 0 for e in examples]
+    assert (response <= mask).all()
+    assert batch.tokens() == sum(len(e.prompt_ids) + sum(map(len, e.branch_ids)) for e in examples)
 
 
 @given(example_lists(), st.booleans())
@@ -160,7 +166,8 @@ def test_reference_logps_stand_where_their_tokens_stand(examples: list[Example],
     assert batch.ref_logps is not None
     assert batch.ref_logps.dtype == np.float32
     expected = -(np.arange(batch.branch_ids.shape[1]) + 1) * batch.branch_mask
-    assert (batch.ref_logps == expected).all()
+    assert (batch.ref_logps * batch.branch_mask == expected).all()
+    assert ((batch.ref_logps != 0).sum(axis=1) == [len(array) for of_row in logps for array in of_row]).all()
 
 
 def test_reference_logps_of_another_length_are_refused() -> None:

@@ -48,7 +48,7 @@ def to_batch(rows: list[oracle.Row], width: int) -> tuple[Batch, np.ndarray]:
             length = len(row.branches[which])
             logps[index * k + which, :length] = row.branches[which]
             ref[index * k + which, :length] = row.ref[which]
-            mask[index * k + which, :length] = 1
+            mask[index * k + which, row.lead * (which > 0) : length] = 1
             response[index * k + which, row.lead : length] = 1
     ids = np.zeros((n, width), np.int32)
     batch = Batch(
