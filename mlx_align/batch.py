@@ -75,12 +75,12 @@ class Batch:
         return int(self.prompt_lens.sum()) + int(self.branch_mask.sum())
 
     def padded(self) -> int:
-        """Token slots, padding included: B * P + N * T.
+        """Token slots, padding included: B * P + N * T, without those where a scored prompt stands again.
 
         A backend whose shapes are not compiled may compute fewer, and one that does not share prompts more.
-        A prompt that is scored stands in every branch.
         """
-        return int(self.prompt_ids.size + self.branch_ids.size)
+        again = (self.branch_mask > 0).argmax(axis=1).sum()
+        return int(self.prompt_ids.size + self.branch_ids.size - again)
 
     def map(self, convert: Callable[[Array], Array]) -> Batch:
         """The same batch with every array converted, for example to a framework's own type."""

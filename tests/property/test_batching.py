@@ -117,7 +117,10 @@ def test_the_scored_positions_are_the_marked_ones_and_then_others(
         assert batch.scored[: len(marked)].tolist() == marked.tolist()
         assert len(set(batch.scored.tolist())) == count <= n * width
         assert set(batch.scored.tolist()) <= set(range(n * width))
-        assert batch.padded() == batch.size * batch.prompt_ids.shape[1] + n * width >= batch.tokens()
+        leads = [len(example.prompt_ids) - 1 for example in examples] if scores_prompt else []
+        again = sum(leads) * (batch.branches - 1)
+        assert batch.padded() == batch.size * batch.prompt_ids.shape[1] + n * width - again
+        assert batch.padded() >= batch.tokens()
 
 
 def test_a_shape_that_is_too_small_is_refused() -> None:
