@@ -88,7 +88,7 @@ class ScoredSet:
         return [lead + len(ids) for ids in example.branch_ids]
 
     def _rows(self, policy: Policy, indices: Sequence[int], shape: Shape) -> list[Row]:
-        """For each row of a batch, for each branch, its (T_i,) log-probabilities."""
+        """For each row of a batch, for each branch, its (T_i,) log-probabilities, 0 where not scored."""
         examples = [self.examples[i] for i in indices]
         batch = collate(examples, scores_prompt=self.scores_prompt, shape=shape)
         lens = [length for example in examples for length in self._lengths(example)]
