@@ -26,18 +26,22 @@ class Batch:
         prompt_ids: (B, P) int32, right-padded. The shared prefixes.
         prompt_lens: (B,) int32, at least 1. Real tokens in each prompt.
         branch_ids: (N, T) int32, right-padded. The continuations.
-        branch_mask: (N, T) float32, 1 where a branch has a token that is scored.
-        response_mask: (N, T) float32, 1 where the token belongs to the response. It equals
-            `branch_mask`, except for a method that also scores the prompt (`Method.scores_prompt`):
-            then all branches begin at the prompt's second token, and the first one has it in its mask.
+        branch_mask: (N, T) float32, 1 where a branch has a token.
+        response_mask: (N, T) float32, 1 where the loss reads it: `branch_mask` without the completions that
+            a method leaves out.
         branch_row: (N,) int32. Which prompt each branch continues.
-        scored: (M,) int32, M <= N * T. The positions of the flat (N * T) grid that the head is computed for:
-            first, ascending, every one that `branch_mask` marks, then others to fill M; none appears twice.
+        scored: (M,) int32. The places of the flat grid that the head is computed for: first, ascending, every
+            one that a mask marks, then others to fill M; none appears twice. The grid has N * T places, for
+            the branches' tokens, and, if prompts are scored, B * P for theirs after them.
         ref_logps: (N, T) float32 log-probabilities under the reference policy, or None.
         rows: the B row names ("file:line"), so that an alert can name them.
         advantages: (N,) float32, how much better each branch was than its group; None if nothing is sampled.
         old_logps: (N, T) float32 log-probabilities under the policy that sampled the branches; None: that
             policy is the one that is trained.
+        prompt_mask: (B, P) float32, 1 where a prompt's token is scored: all but the first, which nothing
+            predicts. None: the method scores no prompts (`Method.scores_prompt`).
+        prompt_logps: (B, P) float32 log-probabilities of these tokens under the policy, 0 elsewhere; None
+            until there are any (`with_logps`).
     """
 
     prompt_ids: Array
@@ -51,6 +55,8 @@ class Batch:
     rows: tuple[str, ...]
     advantages: Array | None = None
     old_logps: Array | None = None
+    prompt_mask: Array | None = None
+    prompt_logps: Array | None = None
 
     @property
     def size(self) -> int:
@@ -75,12 +81,23 @@ class Batch:
         return int(self.prompt_lens.sum()) + int(self.branch_mask.sum())
 
     def padded(self) -> int:
-        """Token slots, padding included: B * P + N * T, without those where a scored prompt stands again.
+        """Token slots, padding included: B * P + N * T.
 
         A backend whose shapes are not compiled may compute fewer, and one that does not share prompts more.
         """
-        again = (self.branch_mask > 0).argmax(axis=1).sum()
-        return int(self.prompt_ids.size + self.branch_ids.size - again)
+        return int(self.prompt_ids.size + self.branch_ids.size)
+
+    def with_logps(self, grid: Array) -> tuple[Array, Batch]:
+        """(N, T) log-probabilities of the branches, and the batch with those of the prompts, if any.
+
+        Args:
+            grid: float32, flat, as `scored` counts its places.
+        """
+        n, width = self.branch_ids.shape
+        logps = grid[: n * width].reshape(n, width)
+        if self.prompt_mask is None:
+            return logps, self
+        return logps, replace(self, prompt_logps=grid[n * width :].reshape(self.prompt_mask.shape))
 
     def map(self, convert: Callable[[Array], Array]) -> Batch:
         """The same batch with every array converted, for example to a framework's own type."""

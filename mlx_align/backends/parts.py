@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mlx_align.backends.base import Scores
 from mlx_align.batch import Batch
+from mlx_align.scored import scored_places
 
 Logps = NDArray[np.float32]
 PER_BRANCH = ("branch_ids", "branch_mask", "response_mask", "ref_logps", "old_logps", "advantages")
@@ -52,13 +53,16 @@ def divide(batch: Batch, count: int) -> list[Part]:
 
 def _of_rows(batch: Batch, rows: Sequence[int], k: int) -> Batch:
     lens = batch.prompt_lens[rows]
-    return replace(
-        _of_branches(batch, [row * k + which for row in rows for which in range(k)]),
-        prompt_ids=batch.prompt_ids[rows, : int(lens.max())],
+    longest, mask = int(lens.max()), batch.prompt_mask
+    own = replace(
+        batch,
+        prompt_ids=batch.prompt_ids[rows, :longest],
         prompt_lens=lens,
-        branch_row=np.repeat(np.arange(len(rows), dtype=np.int32), k),
+        prompt_mask=None if mask is None else mask[rows, :longest],
         rows=tuple(batch.rows[row] for row in rows),
     )
+    made = _of_branches(own, [row * k + which for row in rows for which in range(k)])
+    return replace(made, branch_row=np.repeat(np.arange(len(rows), dtype=np.int32), k))
 
 
 def _of_branches(batch: Batch, branches: Sequence[int], *, keep_shape: bool = False) -> Batch:
@@ -68,10 +72,8 @@ def _of_branches(batch: Batch, branches: Sequence[int], *, keep_shape: bool = Fa
     given = {name: getattr(batch, name) for name in PER_BRANCH}
     changed = {name: array[branches] for name, array in given.items() if array is not None}
     changed = {name: array[:, :width] if array.ndim == 2 else array for name, array in changed.items()}
-    flat = mask[:, :width].reshape(-1)
-    count = min(len(batch.scored), flat.size) if keep_shape else np.count_nonzero(flat)
-    scored = np.argsort(flat == 0, kind="stable")[:count]  # those that the mask marks come first
-    return replace(batch, **changed, scored=scored.astype(np.int32))
+    count = len(batch.scored) if keep_shape else None
+    return replace(batch, **changed, scored=scored_places(mask[:, :width], batch.prompt_mask, count))
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,15 @@ def pieces(batch: Batch, at_once: int | None, *, keep_shape: bool) -> list[Piece
         keep_shape: a piece's arrays depend on the batch's shape only, not on how long its own branches are:
             they are as wide as the batch's, and as many positions are scored, if it has so many. So most of
             its padding is computed too; that is the price of one trace for all pieces.
+
+    Raises:
+        ValueError: the batch's prompts are scored, which none of several pieces could do for all.
     """
     k = batch.branches
     if at_once is None or at_once >= k:
         return [Piece(tuple(range(batch.size * k)), batch)]
+    if batch.prompt_mask is not None:
+        raise ValueError("a batch whose prompts are scored cannot be taken in pieces")
     starts = range(0, k, at_once)
     own = [[row * k + b for row in range(batch.size) for b in range(k)[at : at + at_once]] for at in starts]
     return [Piece(tuple(branches), _piece(batch, branches, keep_shape)) for branches in own]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +62,7 @@ class Group:
     """Sequences that are read side by side.
 
     Attributes:
-        members: (n,) their numbers among all N, row by row.
+        members: (n,) their numbers among the N branches', row by row, or, of prompts, N plus the row's.
         width: tokens that they are padded to.
     """
 
@@ -69,23 +70,57 @@ class Group:
     width: int
 
 
-def groups(batch: Batch, before: Ids, width: int, *, ragged: bool) -> list[Group]:
-    """All sequences, or those of about the same length each.
+@dataclass(frozen=True)
+class Predicted:
+    """Where the M scored tokens are predicted.
+
+    Attributes:
+        sequence: (M,) in which sequence.
+        position: (M,) at which of its tokens.
+    """
+
+    sequence: Ids
+    position: Ids
+
+    @classmethod
+    def of(cls, batch: Batch, before: Ids, *, apart: bool) -> Predicted:
+        """Of a batch's scored tokens.
+
+        Args:
+            batch: with numpy arrays.
+            before: (N,) where in a branch's sequence its first token is predicted.
+            apart: whether prompts are sequences of their own, after the N branches'; else those before a
+                row's first branch predict the prompt's tokens.
+        """
+        n, width = batch.branch_ids.shape
+        row, column = np.divmod(batch.scored, width)
+        prompt, token = np.divmod(batch.scored - n * width, batch.prompt_ids.shape[1])
+        of_prompt = row >= n
+        own = before[np.where(of_prompt, 0, row)] + column
+        # A prompt's first token is predicted nowhere, but it may be there to fill M.
+        return cls(
+            np.where(of_prompt, n + prompt if apart else prompt * batch.branches, row).astype(np.int32),
+            np.where(of_prompt, np.maximum(token - 1, 0), own).astype(np.int32),
+        )
+
+
+def groups(predicted: Predicted, n: int, k: int, width: int, *, ragged: bool) -> list[Group]:
+    """All of N branches' sequences, or those of about the same length each.
 
     The branches of a group are the same of every row, as prompts are continued by k branches each.
 
     Args:
-        batch: with numpy arrays.
-        before: (N,) where in a sequence the first branch token is predicted.
+        predicted: how far each must be read.
+        n: N.
+        k: branches of a row.
         width: of the longest sequence, padded.
         ragged: whether shorter ones are to be read apart.
     """
-    n, k = len(batch.branch_ids), batch.branches
     if not ragged:
         return [Group(np.arange(n, dtype=np.int32), width)]
-    row, column = np.divmod(batch.scored, batch.branch_ids.shape[1])
     needed = np.ones(n, np.int64)
-    np.maximum.at(needed, row, before[row] + column + 1)
+    own = predicted.sequence < n
+    np.maximum.at(needed, predicted.sequence[own], predicted.position[own] + 1)
     needed = needed.reshape(-1, k).max(axis=0)
     made: list[list[int]] = []
     for branch in np.argsort(-needed, kind="stable").tolist():
@@ -96,22 +131,17 @@ def groups(batch: Batch, before: Ids, width: int, *, ragged: bool) -> list[Group
     return [Group((firsts + sorted(own)).reshape(-1).astype(np.int32), int(needed[own[0]])) for own in made]
 
 
-def predicting(batch: Batch, before: Ids, groups: list[Group]) -> tuple[list[Ids], Ids]:
-    """Where the scored tokens are predicted.
+def places(predicted: Predicted, groups: Sequence[Group]) -> Ids:
+    """(M,) which of the groups' tokens, one after the other, predicts each scored one.
 
-    Returns:
-        at: for each group, (m,) int32: which of its tokens, row by row, predict scored ones.
-        order: (M,) int32, where in all of `at` each scored token's is.
+    Args:
+        predicted: where in their sequences.
+        groups: that have all sequences between them.
     """
-    row, column = np.divmod(batch.scored, batch.branch_ids.shape[1])
-    at: list[Ids] = []
-    found: list[NDArray[np.int64]] = []
+    begins = np.zeros(sum(len(group.members) for group in groups), np.int64)
+    start = 0
     for group in groups:
-        rank = np.full(len(batch.branch_ids), -1)
-        rank[group.members] = np.arange(len(group.members))
-        (own,) = np.nonzero(rank[row] >= 0)
-        of = row[own]
-        places: Ids = (rank[of] * group.width + before[of] + column[own]).astype(np.int32)
-        at.append(places)
-        found.append(own)
-    return at, np.argsort(np.concatenate(found)).astype(np.int32)
+        begins[group.members] = start + np.arange(len(group.members)) * group.width
+        start += len(group.members) * group.width
+    at: Ids = (begins[predicted.sequence] + predicted.position).astype(np.int32)
+    return at

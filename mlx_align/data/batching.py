@@ -14,6 +14,7 @@ from mlx_align.config import TrainConfig
 from mlx_align.data.packing import Packing, by_rows, by_tokens
 from mlx_align.data.shapes import LENGTH_STEP, PASS_SHAPES, TRAIN_SHAPES, Ints, Shape, Shapes, Sizes
 from mlx_align.data.tokenizing import Example
+from mlx_align.scored import scored_places
 
 
 def collate(
@@ -28,8 +29,7 @@ def collate(
 
     Args:
         examples: B rows with the same number of branches.
-        scores_prompt: score the prompt's tokens too: each branch then begins at the prompt's second token,
-            and they are scored in the first branch alone, because they are the same in all.
+        scores_prompt: score the prompts' tokens too, all but the first.
         ref_logps: for each example, for each branch, one float32 array as long as the branch: the
             reference's log-probabilities. Padded with 0.
         shape: what to pad to; None: the smallest that holds the rows.
@@ -38,30 +38,29 @@ def collate(
     Raises:
         ValueError: the rows do not fit the shape, or reference log-probabilities their branches.
     """
-    answers = [(row, answer) for row, example in enumerate(examples) for answer in example.branch_ids]
-    k = len(answers) // len(examples)
-    prompts = [example.prompt_ids[:1] if scores_prompt else example.prompt_ids for example in examples]
-    leads = [example.prompt_ids[1:] if scores_prompt else () for example in examples]
-    branches = [leads[row] + answer for row, answer in answers]
-    responses = [[0] * len(leads[row]) + [1] * len(answer) for row, answer in answers]
-    marks = [[1] * len(branch) if n % k == 0 else responses[n] for n, branch in enumerate(branches)]
+    prompts = [example.prompt_ids for example in examples]
+    branches = [answer for example in examples for answer in example.branch_ids]
+    rows = [row for row, example in enumerate(examples) for _ in example.branch_ids]
     smallest = _smallest(Sizes.of(examples, scores_prompt=scores_prompt), pad_to)
     shape = smallest if shape is None else shape
     if not shape.holds(smallest):
         raise ValueError(f"a batch that needs {smallest} cannot be padded to {shape}")
-    mask = _pad(marks, shape.branch, np.float32)
+    mask = _pad([[1] * len(branch) for branch in branches], shape.branch, np.float32)
+    marks = [[0] + [1] * (len(prompt) - 1) for prompt in prompts]
+    prompt_mask = _pad(marks, shape.prompt, np.float32) if scores_prompt else None
     return Batch(
         prompt_ids=_pad(prompts, shape.prompt, np.int32),
         prompt_lens=np.array([len(prompt) for prompt in prompts], dtype=np.int32),
         branch_ids=_pad(branches, shape.branch, np.int32),
         branch_mask=mask,
-        response_mask=_pad(responses, shape.branch, np.float32),
-        branch_row=np.array([row for row, _ in answers], dtype=np.int32),
-        scored=_scored(mask, shape.scored),
+        response_mask=mask.copy(),
+        branch_row=np.array(rows, dtype=np.int32),
+        scored=scored_places(mask, prompt_mask, shape.scored),
         ref_logps=None
         if ref_logps is None
         else _pad(_fitting(ref_logps, branches), shape.branch, np.float32),
         rows=tuple(example.name for example in examples),
+        prompt_mask=prompt_mask,
     )
 
 
@@ -211,11 +210,6 @@ def _pad(rows: Sequence[Sequence[Any] | NDArray[Any]], width: int, dtype: type[n
     for target, row in zip(out, rows, strict=True):
         target[: len(row)] = row
     return out
-
-
-def _scored(mask: NDArray[np.float32], count: int) -> NDArray[np.int32]:
-    """(count,) distinct positions of the flat mask: the marked ones first, each kind in ascending order."""
-    return np.argsort(mask.reshape(-1) == 0, kind="stable")[:count].astype(np.int32)
 
 
 def _fitting(

@@ -24,7 +24,8 @@ Ints = NDArray[np.int64]
 TRAIN_SHAPES, PASS_SHAPES = 32, 8
 """Shapes of a run's training batches, and of one pass over the held-out or over the training rows."""
 SHAPES = TRAIN_SHAPES + 2 * PASS_SHAPES
-"""All of a run's: it trains, passes over the held-out rows and, for a reference, over the training rows."""
+"""All of a run's: it trains, passes over the held-out rows and, for a reference, over the training rows.
+(A method that scores prompts has no reference for these, and other shapes in that of the held-out rows.)"""
 LENGTH_STEP, SCORED_STEP = 16, 64
 """P and T are rounded up to a multiple of the first, M to one of the second, before anything is merged."""
 HEAD = 4
@@ -61,29 +62,29 @@ class Sizes:
     Attributes:
         prompt: (R,) tokens of the prompt.
         branch: (R,) tokens of the longest branch.
-        scored: (R,) tokens of all branches; a prompt that is scored counts once.
+        scored: (R,) tokens of all branches, and of the prompt but its first, if it is scored.
         branches: k, the same for every row.
+        scores_prompt: `collate`'s.
     """
 
     prompt: Ints
     branch: Ints
     scored: Ints
     branches: int
+    scores_prompt: bool = False
 
     @classmethod
     def of(cls, examples: Sequence[Example], *, scores_prompt: bool = False) -> Sizes:
         """The sizes of examples; `scores_prompt` is `collate`'s."""
-        leads = [len(example.prompt_ids) - 1 if scores_prompt else 0 for example in examples]
-        branches = [
-            [lead + len(ids) for ids in e.branch_ids] for e, lead in zip(examples, leads, strict=True)
-        ]
-        prompts = [len(e.prompt_ids) - lead for e, lead in zip(examples, leads, strict=True)]
-        scored = [lead + sum(map(len, e.branch_ids)) for e, lead in zip(examples, leads, strict=True)]
+        prompts = np.array([len(example.prompt_ids) for example in examples], np.int64)
+        branches = [[len(ids) for ids in example.branch_ids] for example in examples]
+        scored = np.array([sum(lengths) for lengths in branches], np.int64)
         return cls(
-            prompt=np.array(prompts, np.int64),
+            prompt=prompts,
             branch=np.array([max(lengths) for lengths in branches], np.int64),
-            scored=np.array(scored, np.int64),
+            scored=scored + prompts - 1 if scores_prompt else scored,
             branches=len(branches[0]) if branches else 1,
+            scores_prompt=scores_prompt,
         )
 
     def __len__(self) -> int:
@@ -96,9 +97,7 @@ class Sizes:
 
     def padded(self) -> Ints:
         """(R, 2): P and T of each row in a batch of its own."""
-        return np.stack(
-            [_padded_prompt(self.prompt, LENGTH_STEP), round_up(self.branch, LENGTH_STEP)], axis=1
-        )
+        return np.stack([round_up(self.prompt, LENGTH_STEP), round_up(self.branch, LENGTH_STEP)], axis=1)
 
     def natural(self, order: Ints, bounds: Ints, step: int = LENGTH_STEP) -> Ints:
         """(batches, 4): the smallest B, P, T and M of batches, rounded up.
@@ -111,8 +110,9 @@ class Sizes:
         starts, rows = bounds[:-1], np.diff(bounds)
         branch = round_up(np.maximum.reduceat(self.branch[order], starts), step)
         scored = round_up(np.add.reduceat(self.scored[order], starts), SCORED_STEP)
-        prompt = _padded_prompt(np.maximum.reduceat(self.prompt[order], starts), step)
-        return np.stack([rows, prompt, branch, np.minimum(scored, rows * self.branches * branch)], axis=1)
+        prompt = round_up(np.maximum.reduceat(self.prompt[order], starts), step)
+        places = rows * (self.branches * branch + self.scores_prompt * prompt)
+        return np.stack([rows, prompt, branch, np.minimum(scored, places)], axis=1)
 
 
 class Shapes:
@@ -159,8 +159,3 @@ class Shapes:
 def round_up(length: Ints, multiple: int) -> Ints:
     """The next multiple, elementwise."""
     return -(-length // multiple) * multiple
-
-
-def _padded_prompt(longest: Ints, step: int) -> Ints:
-    """P; prompts of one token, as of a method that scores the prompt, need no more."""
-    return np.where(longest == 1, 1, round_up(longest, step))

@@ -35,28 +35,23 @@ class ScoredSet:
     Attributes:
         examples: the rows.
         batches: which rows share a batch, and the shape it is padded to.
-        keys: for each row, what its log-probabilities depend on besides the policy: its tokens, whether the
-            prompt is scored too, and the shape of its batch, which decides how sums are rounded (on a CPU not
-            alone: see `reference_cache`).
-        scores_prompt: `Method.scores_prompt`.
+        keys: for each row, what its log-probabilities depend on besides the policy: its tokens, and the shape
+            of its batch, which decides how sums are rounded (on a CPU not alone: see `reference_cache`).
         world: the ranks that score them together.
     """
 
     examples: Sequence[Example]
     batches: Sequence[tuple[tuple[int, ...], Shape]]
     keys: Sequence[bytes]
-    scores_prompt: bool
     world: World = ALONE
 
     @classmethod
-    def of(
-        cls, examples: Sequence[Example], config: TrainConfig, scores_prompt: bool, world: World = ALONE
-    ) -> ScoredSet:
+    def of(cls, examples: Sequence[Example], config: TrainConfig, world: World = ALONE) -> ScoredSet:
         """The batches of a configuration."""
-        batches = eval_batches(examples, config, scores_prompt=scores_prompt)
+        batches = eval_batches(examples, config)
         shapes = {index: shape for indices, shape in batches for index in indices}
-        keys = [row_key(example, shapes[i], scores_prompt) for i, example in enumerate(examples)]
-        return cls(examples, batches, keys, scores_prompt, world)
+        keys = [row_key(example, shapes[i]) for i, example in enumerate(examples)]
+        return cls(examples, batches, keys, world)
 
     def score(self, policy: Policy, known: Rows, progress: Progress) -> None:
         """Add to the known rows what is missing; of several ranks, each scores its own batches.
@@ -81,17 +76,16 @@ class ScoredSet:
 
     def lengths(self) -> dict[bytes, list[int]]:
         """For each row, by its key, how many log-probabilities its branches have."""
-        return {key: self._lengths(row) for key, row in zip(self.keys, self.examples, strict=True)}
-
-    def _lengths(self, example: Example) -> list[int]:
-        lead = len(example.prompt_ids) - 1 if self.scores_prompt else 0
-        return [lead + len(ids) for ids in example.branch_ids]
+        return {
+            key: [len(ids) for ids in example.branch_ids]
+            for key, example in zip(self.keys, self.examples, strict=True)
+        }
 
     def _rows(self, policy: Policy, indices: Sequence[int], shape: Shape) -> list[Row]:
-        """For each row of a batch, for each branch, its (T_i,) log-probabilities, 0 where not scored."""
+        """For each row of a batch, for each branch, its (T_i,) log-probabilities."""
         examples = [self.examples[i] for i in indices]
-        batch = collate(examples, scores_prompt=self.scores_prompt, shape=shape)
-        lens = [length for example in examples for length in self._lengths(example)]
+        batch = collate(examples, shape=shape)
+        lens = [len(ids) for example in examples for ids in example.branch_ids]
         logps = policy.logps(batch)
         rows: list[Row] = [[] for _ in indices]
         for branch, row in enumerate(batch.branch_row):
@@ -99,23 +93,21 @@ class ScoredSet:
         return rows
 
 
-def row_key(example: Example, shape: Shape, scores_prompt: bool) -> bytes:
+def row_key(example: Example, shape: Shape) -> bytes:
     """(32 bytes) See `ScoredSet.keys`."""
     digest = hashlib.sha256()
-    for numbers in ((scores_prompt, *astuple(shape)), example.prompt_ids, *example.branch_ids):
+    for numbers in (astuple(shape), example.prompt_ids, *example.branch_ids):
         digest.update(np.array([len(numbers), *numbers], np.int64).tobytes())
     return digest.digest()
 
 
-def reference_logps(
-    policy: Policy, examples: Sequence[Example], *, config: TrainConfig, scores_prompt: bool
-) -> list[Row]:
+def reference_logps(policy: Policy, examples: Sequence[Example], *, config: TrainConfig) -> list[Row]:
     """For each example, for each branch, its (T_i,) log-probabilities under the policy as it is now.
 
     Nothing is looked up, and nothing is kept.
     """
     known: Rows = {}
-    rows = ScoredSet.of(examples, config, scores_prompt)
+    rows = ScoredSet.of(examples, config)
     rows.score(policy, known, lambda done, total: None)
     return [known[key] for key in rows.keys]
 
@@ -128,7 +120,6 @@ class Reference:
         own: what the run keeps for itself.
         cache: what runs keep for each other.
         config: how many rows or tokens a batch has.
-        scores_prompt: `Method.scores_prompt`.
         report: is told what comes from where.
         world: the ranks that need the same rows; what one knows all get to know.
         clock: monotonic seconds.
@@ -141,14 +132,13 @@ class Reference:
         cache: ReferenceCache,
         *,
         config: TrainConfig,
-        scores_prompt: bool,
         report: Reporter,
         world: World = ALONE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._world = world
         self._policy, self._own, self._cache, self._report = policy, own, cache, report
-        self._config, self._scores_prompt, self._clock = config, scores_prompt, clock
+        self._config, self._clock = config, clock
         self._rows: Rows = {}
         self._kept: set[bytes] = set()
 
@@ -159,8 +149,7 @@ class Reference:
             sets: the examples, in the order in which they are scored.
             progress: see `ScoredSet.score`.
         """
-        config, whole = self._config, self._scores_prompt
-        scored = [ScoredSet.of(examples, config, whole, self._world) for examples in sets]
+        scored = [ScoredSet.of(examples, self._config, self._world) for examples in sets]
         every = [key for of_set in scored for key in of_set.keys]
         missing = self._missing(every)
         found = self._recall(missing) if missing else 0

@@ -325,7 +325,6 @@ class Session:
             Shards(self.run.path / "reference"),
             ReferenceCache(self._cache / "reference", known_as, self.report, self._trouble),
             config=config.train,
-            scores_prompt=method.scores_prompt(data.objective.hp),
             report=self.report,
             world=self.world,
         )

@@ -73,8 +73,8 @@ class Method:
         counts: term name -> denominator contributed by one micro-batch; reads masks only, so that the
             denominators of a window are known before its first forward pass.
         defaults: dotted config keys whose default differs for this method, each with a source in the file.
-        scores_prompt: whether, under these hyperparameters, the prompt's tokens are scored too, once for all
-            branches: the loss finds them in the first.
+        scores_prompt: whether, under these hyperparameters, the prompt's tokens are scored too: the loss
+            finds them in `Batch.prompt_logps`. No reference scores them, so it may not need one.
     """
 
     name: str

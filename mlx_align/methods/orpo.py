@@ -58,13 +58,15 @@ def loss(xp: Ops, logps: Array, ref_logps: Array | None, batch: Batch, hp: OrpoH
     a_chosen, a_rejected = batch.branch(mean, CHOSEN), batch.branch(mean, REJECTED)
     log_odds = (a_chosen - a_rejected) - (log1mexp(xp, a_chosen) - log1mexp(xp, a_rejected))
     odds_loss = -xp.log_sigmoid(log_odds)
-    scored, scored_n = sequence_logps(xp, logps, batch.branch_mask)
-    nll = -batch.branch(scored, CHOSEN)
+    nll, tokens = -batch.branch(total, CHOSEN), batch.branch(n, CHOSEN)
+    if batch.prompt_mask is not None:
+        of_prompt, prompt_n = sequence_logps(xp, batch.prompt_logps, batch.prompt_mask)
+        nll, tokens = nll - of_prompt, tokens + prompt_n
     return Loss(
         sums={"nll": xp.sum(nll), "odds": hp.beta * xp.sum(odds_loss)},
         metrics={
             **pair_metrics(xp, hp.beta * a_chosen, hp.beta * a_rejected),
-            "nll": nll / batch.branch(scored_n, CHOSEN),
+            "nll": nll / tokens,
             "log_odds": log_odds,
         },
     )
@@ -72,7 +74,10 @@ def loss(xp: Ops, logps: Array, ref_logps: Array | None, batch: Batch, hp: OrpoH
 
 def counts(batch: Batch, hp: OrpoHyperparameters) -> dict[str, float]:
     """The likelihood is averaged over tokens, the odds ratio over pairs."""
-    return {"nll": float(batch.branch(batch.branch_mask, CHOSEN).sum()), "odds": float(batch.size)}
+    tokens = float(batch.branch(batch.response_mask, CHOSEN).sum())
+    if batch.prompt_mask is not None:
+        tokens += float(batch.prompt_mask.sum())
+    return {"nll": tokens, "odds": float(batch.size)}
 
 
 METHOD = Method(

@@ -26,6 +26,7 @@ from mlx_align.batch import Batch
 from mlx_align.config import RunConfig
 from mlx_align.data import Example, Shape, collate
 from mlx_align.engine.planning import Adapter, Arithmetic, Footprint, read_facts
+from mlx_align.methods import Hyperparameters
 from tests.bench.provenance import RESULTS, provenance, write
 
 RESULT = "memory.json"
@@ -139,6 +140,10 @@ class Case:
         }
         return RunConfig.model_validate({**self.settings, "backend": backend})
 
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        return methods.get(self.method).hyperparameters(**self.config.method.hyperparameters)
+
 
 class Measured(NamedTuple):
     """A peak in bytes, and the commit that it was measured at."""
@@ -163,6 +168,9 @@ class Outcome:
         return self.predicted / self.measured
 
 
+PROMPTS_TOO = {"method": {"nll": "prompt+response"}}
+
+
 def cases() -> list[Case]:
     """Method x batch x lengths x checkpointing x vocabulary, and then other models and settings."""
     made = []
@@ -179,6 +187,8 @@ def cases() -> list[Case]:
             Case("sft", 4, 64, 128, vocabulary=151_936, **way),
             Case("sft", 1, 512, 512, **way),
             Case("orpo", 1, 2000, 200, vocabulary=8_000, **way),
+            Case("orpo", 1, 600, 100, settings=PROMPTS_TOO, **way),
+            Case("orpo", 2, 180, 220, vocabulary=32_000, settings=PROMPTS_TOO, **way),
         ]
     for architecture in ("llama", "gemma3", "qwen3-moe"):
         made += [
@@ -229,6 +239,7 @@ def _between_updates() -> list[Case]:
         Case("orpo", 1, 1000, 100, bits=16, **evaluated),
         Case("orpo", 4, 100, 100, vocabulary=151_936, **evaluated),
         Case("orpo", 1, 800, 200, architecture="gemma2", **evaluated),
+        Case("orpo", 2, 600, 100, settings=PROMPTS_TOO, **evaluated),
         Case("grpo", 1, 512, 64, samples=8, **sampled),
         Case("grpo", 4, 256, 64, samples=8, vocabulary=151_936, **sampled),
         Case("grpo", 2, 1500, 200, samples=4, **sampled),
@@ -263,7 +274,7 @@ def predict(case: Case, folder: Path, batch: Batch) -> Footprint:
     habits = backends.create(config.backend).habits()
     assert habits is not None
     adapter = Adapter.on(facts, config.adapter)
-    arithmetic = Arithmetic(facts, adapter, habits, config, batch.branches)
+    arithmetic = Arithmetic(facts, adapter, habits, config, batch.branches, batch.prompt_mask is not None)
     shape = Shape(batch.size, batch.prompt_ids.shape[1], batch.branch_ids.shape[1], len(batch.scored))
     if case.doing == "evaluation":
         return arithmetic.evaluation(shape)
@@ -296,7 +307,7 @@ def _peak(case: Case, folder: Path, batch: Batch) -> int:
 
 def _train(policy: Policy, case: Case, batch: Batch, steps: int) -> None:
     accumulate, method = case.config.train.accumulate, methods.get(case.method)
-    objective = Objective(method, method.hyperparameters())
+    objective = Objective(method, case.hyperparameters)
     counts = {term: count * accumulate for term, count in method.counts(batch, objective.hp).items()}
     for step in range(steps):
         for _ in range(accumulate):
@@ -314,7 +325,7 @@ def _between(policy: Policy, case: Case, batch: Batch) -> None:
 
 def _batch(case: Case) -> Batch:
     method, rng = methods.get(case.method), np.random.default_rng(0)
-    hp = method.hyperparameters()
+    hp = case.hyperparameters
     branches = method.branches(hp)
 
     def ids(count: int) -> tuple[int, ...]:
@@ -332,7 +343,8 @@ def _batch(case: Case) -> Batch:
         for row in range(case.rows)
     ]
     zeros = [[np.zeros(case.branch, np.float32)] * branches] * case.rows
-    batch = collate(examples, ref_logps=zeros if method.needs_reference(hp) else None)
+    ref = zeros if method.needs_reference(hp) else None
+    batch = collate(examples, ref_logps=ref, scores_prompt=method.scores_prompt(hp))
     if case.method != "grpo":
         return batch
     return replace(batch, advantages=rng.normal(size=len(batch.branch_ids)).astype(np.float32))

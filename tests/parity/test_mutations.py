@@ -34,17 +34,23 @@ GRPO = "tests/unit/methods/test_grpo_loss.py"
 INVARIANCE = "tests/property/test_invariance.py"
 FORWARD = "tests/unit/backends/test_mlx_forward.py"
 MUTATIONS = {
-    "prompt tokens scored as response": Mutation(
+    "a prompt's first token scored": Mutation(
         "mlx_align/data/batching.py",
-        "responses = [[0] * len(leads[row]) + [1] * len(answer) for row, answer in answers]",
-        "responses = [[1] * len(leads[row]) + [1] * len(answer) for row, answer in answers]",
+        "marks = [[0] + [1] * (len(prompt) - 1) for prompt in prompts]",
+        "marks = [[1] * len(prompt) for prompt in prompts]",
         ("tests/property/test_batching.py",),
     ),
     "mask shifted by one": Mutation(
         "mlx_align/backends/mlx/forward.py",
-        "ids[:, :-1], starts - 1)",
-        "ids[:, :-1], starts)",
+        "Predicted.of(batch, starts - 1,",
+        "Predicted.of(batch, starts,",
         (FORWARD, "-k", "single_sequences and qwen2"),
+    ),
+    "a prompt's token predicted by itself": Mutation(
+        "mlx_align/backends/sequences.py",
+        "np.maximum(token - 1, 0)",
+        "token",
+        (FORWARD, "-k", "scored_prompts and qwen3-True-True-none"),
     ),
     "last prompt token read with the prompt": Mutation(
         "mlx_align/backends/sequences.py",

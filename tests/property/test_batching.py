@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mlx_align.batch import Batch
 from mlx_align.config import TrainConfig
 from mlx_align.data import BatchPlan, Example, Shape, Sizes, collate
+from mlx_align.data.shapes import SCORED_STEP
 
 LENGTHS = st.lists(st.integers(2, 500), min_size=1, max_size=80)
 SIZES = st.integers(1, 9)
@@ -93,34 +94,54 @@ def test_unpadding_a_batch_gives_the_examples_back(examples: list[Example], pad_
     assert (batch.size, batch.branches) == (len(examples), k)
     assert batch.rows == tuple(example.name for example in examples)
     assert batch.branch_ids.shape[1] % pad_to == 0
-    width = batch.prompt_ids.shape[1]
-    assert width % pad_to == 0 or width == max(len(example.prompt_ids) for example in examples) == 1
-    assert batch.ref_logps is None
+    assert batch.prompt_ids.shape[1] % pad_to == 0
+    assert batch.ref_logps is batch.prompt_mask is batch.prompt_logps is None
     ids = (batch.prompt_ids, batch.prompt_lens, batch.branch_ids, batch.branch_row, batch.scored)
     assert {array.dtype for array in ids} == {np.dtype(np.int32)}
     assert {batch.branch_mask.dtype, batch.response_mask.dtype} == {np.dtype(np.float32)}
 
 
 @given(example_lists(), st.booleans(), st.tuples(*[st.integers(0, 50)] * 3))
-def test_the_scored_positions_are_the_marked_ones_and_then_others(
+def test_the_scored_places_are_the_marked_ones_and_then_others(
     examples: list[Example], scores_prompt: bool, more: tuple[int, int, int]
 ) -> None:
     small = collate(examples, scores_prompt=scores_prompt)
     n, t = small.branch_ids.shape
     shape = Shape(small.size, small.prompt_ids.shape[1] + more[0], t + more[1], len(small.scored) + more[2])
-    shape = replace(shape, scored=min(shape.scored, n * shape.branch))
-    for batch, width, count in ((small, t, len(small.scored)), (collate(
-        examples, scores_prompt=scores_prompt, shape=shape), shape.branch, shape.scored)):  # fmt: skip
+    places = n * shape.branch + scores_prompt * shape.rows * shape.prompt
+    shape = replace(shape, scored=min(shape.scored, places))
+    large = collate(examples, scores_prompt=scores_prompt, shape=shape)
+    for batch, width, count in ((small, t, len(small.scored)), (large, shape.branch, shape.scored)):
         assert batch.branch_ids.shape == (n, width)
         assert batch.scored.shape == (count,)
-        marked = np.flatnonzero(batch.branch_mask)
+        assert batch.padded() == batch.size * batch.prompt_ids.shape[1] + n * width >= batch.tokens()
+        masks = [batch.branch_mask] if batch.prompt_mask is None else [batch.branch_mask, batch.prompt_mask]
+        marks = np.concatenate([mask.reshape(-1) for mask in masks])
+        marked = np.flatnonzero(marks)
         assert batch.scored[: len(marked)].tolist() == marked.tolist()
-        assert len(set(batch.scored.tolist())) == count <= n * width
-        assert set(batch.scored.tolist()) <= set(range(n * width))
-        leads = [len(example.prompt_ids) - 1 for example in examples] if scores_prompt else []
-        again = sum(leads) * (batch.branches - 1)
-        assert batch.padded() == batch.size * batch.prompt_ids.shape[1] + n * width - again
-        assert batch.padded() >= batch.tokens()
+        assert len(set(batch.scored.tolist())) == count <= marks.size
+        assert set(batch.scored.tolist()) <= set(range(marks.size))
+    assert len(small.scored) == min(math.ceil(len(marked) / SCORED_STEP) * SCORED_STEP, places_of(small))
+
+
+def places_of(batch: Batch) -> int:
+    """Of the flat grid."""
+    return int(batch.branch_mask.size + (0 if batch.prompt_mask is None else batch.prompt_mask.size))
+
+
+@given(example_lists(), st.booleans())
+def test_the_flat_grid_is_taken_apart_as_it_is_counted(examples: list[Example], scores_prompt: bool) -> None:
+    batch = collate(examples, scores_prompt=scores_prompt)
+    grid = np.arange(places_of(batch), dtype=np.float32)
+    logps, told = batch.with_logps(grid)
+    of_prompts = [] if told.prompt_logps is None else told.prompt_logps.reshape(-1).tolist()
+    assert logps.reshape(-1).tolist() + of_prompts == grid.tolist()
+    assert logps.shape == batch.branch_ids.shape
+    if scores_prompt:
+        assert told.prompt_logps is not None
+        assert told.prompt_logps.shape == batch.prompt_ids.shape
+    else:
+        assert told is batch
 
 
 def test_a_shape_that_is_too_small_is_refused() -> None:
@@ -139,38 +160,26 @@ def test_a_shape_that_is_too_small_is_refused() -> None:
 
 
 @given(example_lists())
-def test_scoring_the_prompt_moves_it_into_the_branches(examples: list[Example]) -> None:
-    batch = collate(examples, scores_prompt=True)
-    assert batch.prompt_ids.tolist() == [[example.prompt_ids[0]] for example in examples]
-    assert batch.prompt_lens.tolist() == [1] * len(examples)
-    whole = [e.prompt_ids[1:] + branch for e in examples for branch in e.branch_ids]
-    for ids, tokens in zip(batch.branch_ids, whole, strict=True):
-        assert tuple(ids[: len(tokens)].tolist()) == tokens
-        assert not ids[len(tokens) :].any()
-    responses = [branch for e in examples for branch in e.branch_ids]
-    for ids, mask, response in zip(batch.branch_ids, batch.response_mask, responses, strict=True):
-        assert tuple(ids[mask == 1].tolist()) == response
-    mask, response = batch.branch_mask, batch.response_mask
-    for which in range(batch.branches):
-        prompt = batch.branch(mask - response, which).sum(axis=1)
-        assert prompt.tolist() == [len(e.prompt_ids) - 1 if which == 0 else 0 for e in examples]
-    assert (response <= mask).all()
-    assert batch.tokens() == sum(len(e.prompt_ids) + sum(map(len, e.branch_ids)) for e in examples)
+def test_scoring_the_prompt_marks_all_of_it_but_what_nothing_predicts(examples: list[Example]) -> None:
+    batch, plain = collate(examples, scores_prompt=True), collate(examples)
+    assert prompts_of(batch) == [example.prompt_ids for example in examples]
+    assert batch.prompt_mask is not None
+    lens, place = batch.prompt_lens[:, None], np.arange(batch.prompt_ids.shape[1])
+    assert (batch.prompt_mask == ((place > 0) & (place < lens))).all()
+    assert batch.prompt_mask.dtype == np.float32
+    for name in ("branch_ids", "branch_mask", "response_mask", "branch_row"):
+        assert (getattr(batch, name) == getattr(plain, name)).all()
+    assert batch.tokens() == plain.tokens()
 
 
 @given(example_lists(), st.booleans())
 def test_reference_logps_stand_where_their_tokens_stand(examples: list[Example], scores_prompt: bool) -> None:
-    leads = [len(e.prompt_ids) - 1 if scores_prompt else 0 for e in examples]
-    logps = [
-        [-np.arange(1, lead + len(branch) + 1, dtype=np.float32) for branch in e.branch_ids]
-        for e, lead in zip(examples, leads, strict=True)
-    ]
+    logps = [[-np.arange(1, len(ids) + 1, dtype=np.float32) for ids in e.branch_ids] for e in examples]
     batch = collate(examples, scores_prompt=scores_prompt, ref_logps=logps)
     assert batch.ref_logps is not None
     assert batch.ref_logps.dtype == np.float32
     expected = -(np.arange(batch.branch_ids.shape[1]) + 1) * batch.branch_mask
-    assert (batch.ref_logps * batch.branch_mask == expected).all()
-    assert ((batch.ref_logps != 0).sum(axis=1) == [len(array) for of_row in logps for array in of_row]).all()
+    assert (batch.ref_logps == expected).all()
 
 
 def test_reference_logps_of_another_length_are_refused() -> None:

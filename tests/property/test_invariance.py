@@ -22,12 +22,7 @@ def gradient(
     rng = np.random.default_rng(3)
     scores_prompt = objective.method.scores_prompt(objective.hp)
     ref = {
-        example.name: [
-            rng.normal(-1, 0.1, len(branch) + (len(example.prompt_ids) - 1) * scores_prompt).astype(
-                np.float32
-            )
-            for branch in example.branch_ids
-        ]
+        example.name: [rng.normal(-1, 0.1, len(branch)).astype(np.float32) for branch in example.branch_ids]
         for example in sorted((e for group in groups for e in group), key=lambda e: e.name)
     }
     batches = [

@@ -1,4 +1,4 @@
-"""From a batch to the log-probabilities of its branch tokens.
+"""From a batch to the log-probabilities of its scored tokens.
 
 Two ways of reading a batch give the same numbers:
 
@@ -29,17 +29,18 @@ from mlx_align.backends.mlx.stages import Stages
 from mlx_align.backends.sequences import (
     Group,
     Ids,
+    Predicted,
     groups,
-    predicting,
+    places,
     prefixes_and_suffixes,
     whole_sequences,
 )
 from mlx_align.batch import Batch
 
 Inputs = dict[str, Any]
-"""What to read: `ids`, a list of (n, L) sequences, and `at`: for each of them, which of its n * L tokens
-predict scored ones. `order`: where in all of those each of the M scored tokens' is. If prompts are read once,
-also their tokens, `prefixes`, and `lens`: for each of `ids`, how many of them belong to each sequence."""
+"""What to read: `ids`, a list of (n, L) sequences, and `at`: (M,) which of all their tokens predict those
+that are scored. If prompts are read once, also their tokens, `prefixes`, and `lens`: for each of `ids`, how
+many of them belong to each sequence; where prompts are scored, `at` counts their tokens after all others."""
 
 
 @dataclass(frozen=True)
@@ -72,74 +73,93 @@ class Forward:
         if self.shared and batch.branches > 1 and prompt > 1 and width <= self.longest:
             return self.shared_inputs(batch)
         ids, starts = whole_sequences(batch)
-        return self._grouped(batch, ids[:, :-1], starts - 1)[0]
+        predicted = Predicted.of(batch, starts - 1, apart=False)
+        made = self._groups(predicted, batch, ids.shape[1] - 1)
+        return {"ids": _of_groups(ids, made), "at": mx.array(places(predicted, made))}
 
     def shared_inputs(self, batch: Batch) -> Inputs:
         """The same where the prompts are read once, or have been."""
         prefixes, lens, suffixes = prefixes_and_suffixes(batch)
-        inputs, made = self._grouped(batch, suffixes, np.zeros_like(lens))
+        predicted = Predicted.of(batch, np.zeros_like(lens), apart=True)
+        made = self._groups(predicted, batch, suffixes.shape[1])
+        rows = len(suffixes) + np.arange(batch.size, dtype=np.int32)
+        scored = [] if batch.prompt_mask is None else [Group(rows, prefixes.shape[1])]
         return {
             "prefixes": mx.array(prefixes),
             "lens": [mx.array(lens[group.members]) for group in made],
-            **inputs,
+            "ids": _of_groups(suffixes, made),
+            "at": mx.array(places(predicted, [*made, *scored])),
         }
 
-    def _grouped(self, batch: Batch, sequences: Ids, before: Ids) -> tuple[Inputs, list[Group]]:
-        made = groups(batch, before, sequences.shape[1], ragged=self.ragged)
-        at, order = predicting(batch, before, made)
-        ids = [mx.array(sequences[group.members, : group.width]) for group in made]
-        return {"ids": ids, "at": [mx.array(places) for places in at], "order": mx.array(order)}, made
+    def _groups(self, predicted: Predicted, batch: Batch, width: int) -> list[Group]:
+        return groups(predicted, len(batch.branch_ids), batch.branches, width, ragged=self.ragged)
 
     def logps(
-        self, inputs: Inputs, batch: Batch, *, grad: bool, temperature: float = 1.0, held: Held | None = None
+        self, inputs: Inputs, batch: Batch, temperature: float = 1.0, *, grad: bool, held: Held | None = None
     ) -> mx.array:
-        """(N, T) float32 log-probabilities of the branch tokens, 0 where masked.
+        """The flat grid (`Batch.scored`) of float32 log-probabilities, 0 where no mask marks.
 
         Args:
             inputs: from `inputs`.
             batch: the same batch with MLX arrays.
-            grad: whether a derivative will be asked for.
             temperature: divides the logits.
-            held: the prompts' keys and values (`read_prefixes`), if they have been read.
+            grad: whether a derivative will be asked for.
+            held: the prompts' keys and values, if they have been read; prompts that are scored are read here.
         """
-        n, width = batch.branch_ids.shape
+        ids, marks = batch.branch_ids.reshape(-1), batch.branch_mask.reshape(-1)
+        if batch.prompt_mask is not None:
+            ids = mx.concatenate([ids, batch.prompt_ids.reshape(-1)])
+            marks = mx.concatenate([marks, batch.prompt_mask.reshape(-1)])
         with self.stages.forward():
             logps = selected_logps(
                 self.model.logits if temperature == 1 else lambda x: self.model.logits(x) / temperature,
-                self._features(inputs, held),
-                batch.branch_ids.reshape(-1)[batch.scored],
+                self._features(inputs, held, scores_prompt=batch.prompt_mask is not None),
+                ids[batch.scored],
                 chunk_positions(self.vocabulary, self.lanes, gpu_memory(), frugal=self.frugal),
                 grad=grad,
                 after=self.stages.after,
             )
-        grid = mx.zeros(n * width).at[batch.scored].add(logps).reshape(n, width)
-        return mx.where(batch.branch_mask > 0, grid, 0.0)
+        return mx.where(marks > 0, mx.zeros(ids.size).at[batch.scored].add(logps), 0.0)
 
     def held(self, prefixes: mx.array) -> Held:
         """Every layer's keys and values of (B, P) prefixes."""
         with self.stages.forward():
-            held = read_prefixes(self.model, prefixes, self.stages.need)
+            held, _ = read_prefixes(self.model, prefixes, self.stages.need)
         self.stages.drop()  # what layers made of the last keys and values
         return held
 
-    def _features(self, inputs: Inputs, held: Held | None) -> mx.array:
+    def _features(self, inputs: Inputs, held: Held | None, *, scores_prompt: bool) -> mx.array:
         """(M, D): those that predict the scored tokens."""
-        if "prefixes" in inputs:
-            held = self.held(inputs["prefixes"]) if held is None else held
-            pairs = zip(inputs["lens"], inputs["ids"], strict=True)
-            read = [after_prefixes(self.model, held, lens, ids) for lens, ids in pairs]
-        else:
+        read: list[mx.array] = []
+        if "prefixes" not in inputs:
             read = [self.model.features(ids) for ids in inputs["ids"]]
-        places = zip(read, inputs["at"], strict=True)
-        found = [features.reshape(-1, features.shape[-1])[at] for features, at in places]
-        return found[0] if len(found) == 1 else mx.concatenate(found)[inputs["order"]]
+        else:
+            if scores_prompt:
+                held, of_prompts = read_prefixes(self.model, inputs["prefixes"], self.stages.need)
+                read = [of_prompts]
+            elif not held:
+                held = self.held(inputs["prefixes"])
+            pairs = zip(inputs["lens"], inputs["ids"], strict=True)
+            read = [*(after_prefixes(self.model, held, lens, ids) for lens, ids in pairs), *read]
+        flat = [features.reshape(-1, features.shape[-1]) for features in read]
+        return (flat[0] if len(flat) == 1 else mx.concatenate(flat))[inputs["at"]]
 
 
-def read_prefixes(model: SplitModel, prefixes: mx.array, told: Callable[[], None] = lambda: None) -> Held:
-    """Every layer's keys and values of (B, P) prefixes; `told` is called whenever there are new ones."""
+def _of_groups(sequences: Ids, groups: list[Group]) -> list[mx.array]:
+    return [mx.array(sequences[group.members, : group.width]) for group in groups]
+
+
+def read_prefixes(
+    model: SplitModel, prefixes: mx.array, told: Callable[[], None] = lambda: None
+) -> tuple[Held, mx.array]:
+    """Every layer's keys and values of (B, P) prefixes, and their (B, P, D) features.
+
+    Without a use for the features the rest of the last layer is never computed. `told` is called whenever
+    there are new keys and values.
+    """
     caches = model.recorders(told)
-    model.features(prefixes, caches)  # what it returns is never evaluated
-    return prefix.held(caches)
+    features = model.features(prefixes, caches)
+    return prefix.held(caches), features
 
 
 def after_prefixes(model: SplitModel, held: Held, lens: mx.array, suffixes: mx.array) -> mx.array:

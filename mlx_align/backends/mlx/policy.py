@@ -92,7 +92,8 @@ class MlxPolicy:
         self.notes = (*reading.notes, *([ONE_BY_ONE.format(trouble)] if trouble else []))
         self.positions = longrope.positions(model)
         self._reading = reading
-        ragged = self._divides and not makes_weights(model)
+        # Groups' features are joined before the scored ones are taken; those of a whole model are logits.
+        ragged = self._divides and not makes_weights(model) and not reading.forward.model.whole
         self._forward = replace(reading.forward, stages=self._lanes.stages, ragged=ragged)
         own = cpu.substitutes(lanes.stages) if lanes else {}
         substitutes = scope(model, own, checkpointed(model, checkpointing))

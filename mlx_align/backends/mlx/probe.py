@@ -142,14 +142,23 @@ def _split(
 
 
 def _sharing_trouble(split: SplitModel, batch: Batch, ids: mx.array, starts: mx.array) -> str | None:
-    real = mx.array(batch.branch_mask)[:, :, None]
-    positions = (starts[:, None] - 1 + mx.arange(batch.branch_ids.shape[1]))[:, :, None]
-    wanted = mx.take_along_axis(split.features(ids), positions, axis=1) * real
     prefixes, lens, suffixes = map(mx.array, prefixes_and_suffixes(batch))
-    without_prompt = split.features(suffixes) * real
+    of_prompts = mx.arange(prefixes.shape[1]) < mx.array(batch.prompt_lens)[:, None] - 1
+    real = mx.concatenate([mx.array(batch.branch_mask).reshape(-1), of_prompts.reshape(-1)])[:, None]
+
+    def both(branches: mx.array, prompts: mx.array) -> mx.array:
+        flat = [features.reshape(-1, features.shape[-1]) for features in (branches, prompts)]
+        return mx.concatenate(flat) * real
+
+    whole = split.features(ids)
+    prompts = whole[:: batch.branches, : prefixes.shape[1]]
+    positions = (starts[:, None] - 1 + mx.arange(batch.branch_ids.shape[1]))[:, :, None]
+    wanted = both(mx.take_along_axis(whole, positions, axis=1), prompts)
+    without_prompt = both(split.features(suffixes), prompts)
 
     def shared() -> mx.array:
-        return after_prefixes(split, read_prefixes(split, prefixes), lens, suffixes) * real
+        held, read = read_prefixes(split, prefixes)
+        return both(after_prefixes(split, held, lens, suffixes), read)
 
     return trouble_of(shared, wanted, without_prompt)
 

@@ -44,7 +44,7 @@ class Made(NamedTuple):
         gradient: by the adapter.
         by_held: by the prompts' keys and values, where those were given; float32 under a float16 model.
         sums, metrics: the loss.
-        logps: (N, T) log-probabilities.
+        logps: (N, T) log-probabilities of the branches.
     """
 
     gradient: Arrays
@@ -59,7 +59,8 @@ def _named(name: str, objective: Objective) -> tuple[Any, ...]:
     return name, objective.method.name, objective.hp, objective.temperature
 
 
-def _loss(objective: Objective, logps: mx.array, batch: Batch) -> Loss:
+def _loss(objective: Objective, grid: mx.array, batch: Batch) -> Loss:
+    logps, batch = batch.with_logps(grid)
     return objective.method.loss(XP, logps, batch.ref_logps, batch, objective.hp)
 
 
@@ -114,13 +115,17 @@ class Functions:
         self._float16 = any(x.dtype == mx.float16 for _, x in tree_flatten(self.model.parameters()))
 
     def logps(self, inputs: Inputs, arrays: Arrays, temperature: float) -> mx.array:
-        """(N, T) log-probabilities, without gradient."""
+        """(N, T) log-probabilities of the branches, without gradient."""
+        logps: mx.array = to_batch(arrays).with_logps(self._grid(inputs, arrays, temperature))[0]
+        return logps
+
+    def _grid(self, inputs: Inputs, arrays: Arrays, temperature: float) -> mx.array:
         # What only a loss needs is left out, so that there is one trace for a shape, with it or without.
         arrays = {name: array for name, array in arrays.items() if name not in ONLY_LOSSES}
 
         def pure(adapter: Arrays, inputs: Inputs, arrays: Arrays) -> mx.array:
             self._put(adapter)
-            return self.forward.logps(inputs, to_batch(arrays), grad=False, temperature=temperature)
+            return self.forward.logps(inputs, to_batch(arrays), temperature, grad=False)
 
         self.model.eval()
         result: mx.array = self._call(("logps", temperature), pure, inputs, arrays)
@@ -131,9 +136,9 @@ class Functions:
 
         The loss itself is a few small operations; so there is no trace but that of the log-probabilities.
         """
-        logps = self.logps(inputs, arrays, objective.temperature)
-        loss = _loss(objective, logps, to_batch(arrays))
-        return loss.sums, loss.metrics, logps
+        batch, grid = to_batch(arrays), self._grid(inputs, arrays, objective.temperature)
+        loss = _loss(objective, grid, batch)
+        return loss.sums, loss.metrics, batch.with_logps(grid)[0]
 
     def gradient(
         self, objective: Objective, inputs: Inputs, arrays: Arrays, counts: Arrays, key: mx.array, held: Held
@@ -155,23 +160,24 @@ class Functions:
             set_keys(self.dropouts, key)
             batch = to_batch(arrays)
 
-            def mean(logps: mx.array) -> tuple[mx.array, Loss]:
-                loss = _loss(objective, logps, batch)
+            def mean(grid: mx.array) -> tuple[mx.array, Loss]:
+                loss = _loss(objective, grid, batch)
                 return sum(loss.sums[term] / counts[term] for term in loss.sums), loss
 
             def value(given: tuple[Arrays, Held]) -> tuple[mx.array, Loss, mx.array, mx.array | None]:
                 adapter, held = given
                 self._put(adapter)
-                logps = self._logps(objective, inputs, batch, grad=True, held=held or None)
-                (_, loss), by_logps = mx.value_and_grad(mean)(mx.stop_gradient(logps))
-                slopes, scale = self._scaled(by_logps, mx.abs(by_logps).sum() / SLOPES_MOST)
+                grid = self.forward.logps(inputs, batch, objective.temperature, grad=True, held=held)
+                (_, loss), by_grid = mx.value_and_grad(mean)(mx.stop_gradient(grid))
+                slopes, scale = self._scaled(by_grid, mx.abs(by_grid).sum() / SLOPES_MOST)
                 # The value means nothing and is never evaluated; its derivative is the loss's, scaled.
-                return (logps * slopes).sum(), loss, logps, scale
+                return (grid * slopes).sum(), loss, grid, scale
 
-            (_, loss, logps, scale), scaled = mx.value_and_grad(value)((adapter, held))
+            (_, loss, grid, scale), scaled = mx.value_and_grad(value)((adapter, held))
             gradient, by_held = _unscaled(scaled, scale)
             self.forward.stages.backward(gradient)
-            return gradient, by_held, loss.sums, loss.metrics, logps
+            # Not taken apart before: what is reshaped in there, MLX 0.32 cannot compile.
+            return gradient, by_held, loss.sums, loss.metrics, batch.with_logps(grid)[0]
 
         self.model.train()
         return Made(*self._call(_named("gradient", objective), pure, inputs, arrays, counts, key, held))
@@ -216,11 +222,6 @@ class Functions:
         self.model.train()
         gradient: Arrays = self._call("through prefixes", pure, prefixes, key, by_held)
         return gradient
-
-    def _logps(
-        self, objective: Objective, inputs: Inputs, batch: Batch, *, grad: bool, held: Held | None = None
-    ) -> mx.array:
-        return self.forward.logps(inputs, batch, grad=grad, temperature=objective.temperature, held=held)
 
     def _scaled(self, slopes: Any, least: mx.array) -> tuple[Any, mx.array | None]:
         """The derivatives that a way back begins with, and what they were multiplied by; None: by nothing.

@@ -1,4 +1,4 @@
-"""From a batch to the log-probabilities of its branch tokens.
+"""From a batch to the log-probabilities of its scored tokens.
 
 This is the plain forward: each branch is one whole sequence, prompt and continuation. Sequences are
 right-padded, so under a causal mask no real token can see padding, and no attention mask is needed.
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from mlx_align.batch import Batch
 
 
-def branch_logps(
+def scored_logps(
     model: Any, ids: NDArray[np.int32], starts: NDArray[np.int32], batch: Batch, temperature: float
 ) -> torch.Tensor:
-    """(N, T) float32 log-probabilities of the branch tokens, 0 where masked.
+    """The flat grid (`Batch.scored`) of float32 log-probabilities, 0 where no mask marks.
 
     The logits that predict token t of a branch stand one position before it. They are gathered first and
-    normalised after, in float32, so no softmax is spent on prompts; before the shortest prompt's end no
-    logits are computed at all.
+    normalised after, in float32, so no softmax is spent on prompts that are not scored; before the shortest
+    such prompt's end no logits are computed at all.
 
     Args:
         model: a causal language model of transformers.
@@ -33,20 +33,34 @@ def branch_logps(
     """
     device = batch.branch_ids.device
     inputs = torch.tensor(ids[:, :-1], device=device).long()
-    wanted = inputs.shape[1] - (int(starts.min()) - 1)
+    unscored = int(starts.min()) - 1 if batch.prompt_mask is None else 0
+    wanted = inputs.shape[1] - unscored
     logits = model(input_ids=inputs, use_cache=False, logits_to_keep=wanted).logits
     # Counted from the end: an architecture that knows no `logits_to_keep` has returned them all.
     first = inputs.shape[1] - logits.shape[1]
     columns = torch.tensor(starts, device=device).long()[:, None] - 1 - first
     columns = columns + torch.arange(batch.branch_ids.shape[1], device=device)
     rows = torch.arange(len(ids), device=device)[:, None]
-    scored = logits[rows, columns].float() / temperature
+    of_branches = _logps(logits[rows, columns], batch.branch_ids, batch.branch_mask, temperature)
+    if batch.prompt_mask is None:
+        return of_branches.reshape(-1)
+    # Every row's first branch predicts the prompt's tokens but the first, which nothing predicts.
+    prompts, mask = batch.prompt_ids, batch.prompt_mask
+    before = logits[:: batch.branches, : prompts.shape[1] - 1]
+    predicted = _logps(before, prompts[:, 1:], mask[:, 1:], temperature)
+    of_prompts = torch.nn.functional.pad(predicted, (1, 0))
+    return torch.cat([of_branches.reshape(-1), of_prompts.reshape(-1)])
+
+
+def _logps(logits: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, temperature: float) -> torch.Tensor:
+    """(n, m) float32 log-probabilities of (n, m) ids from (n, m, V) logits, 0 where masked."""
+    scored = logits.float() / temperature
     # Relative to the largest logit, the log-probability of an almost certain token keeps its digits: as a
     # difference of two numbers near 20 it would be known to 2e-6 only, and ORPO takes log(1 - p) of it.
     scored = scored - scored.amax(dim=-1, keepdim=True).detach()
-    picked = scored.gather(-1, batch.branch_ids[:, :, None]).squeeze(-1)
+    picked = scored.gather(-1, ids[:, :, None]).squeeze(-1)
     logps = picked - log_normaliser(scored)
-    return torch.where(batch.branch_mask > 0, logps, torch.zeros_like(logps))
+    return torch.where(mask > 0, logps, torch.zeros_like(logps))
 
 
 def log_normaliser(scored: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ from mlx_align.backends.sequences import whole_sequences
 from mlx_align.backends.torch import generation
 from mlx_align.backends.torch.adapters import Attached
 from mlx_align.backends.torch.arrays import batch_on, state_of, to_numpy, under
-from mlx_align.backends.torch.forward import branch_logps
+from mlx_align.backends.torch.forward import scored_logps
 from mlx_align.backends.torch.ops import TorchOps
 from mlx_align.backends.torch.optim import Optimizer
 from mlx_align.batch import Batch
@@ -87,17 +87,18 @@ class TorchPolicy:
         for layer in self._checkpointed:  # transformers checkpoints while this flag is up; its children stay
             layer.training = training
 
-    def _logps(self, batch: Batch, temperature: float) -> tuple[torch.Tensor, Batch]:
-        """(N, T) log-probabilities, and the batch as tensors."""
+    def _grid(self, batch: Batch, temperature: float) -> tuple[torch.Tensor, Batch]:
+        """The flat grid of log-probabilities, and the batch as tensors."""
         ids, starts = whole_sequences(batch)
         tensors = batch_on(batch, self._model.device)
-        return branch_logps(self._model, ids, starts, tensors, temperature), tensors
+        return scored_logps(self._model, ids, starts, tensors, temperature), tensors
 
     def logps(self, batch: Batch, *, temperature: float = 1.0) -> NDArray[np.float32]:
         """(N, T) log-probabilities of the branch tokens under the policy."""
         self._mode(training=False)
         with torch.no_grad():
-            return to_numpy(self._logps(batch, temperature)[0])
+            grid, tensors = self._grid(batch, temperature)
+            return to_numpy(tensors.with_logps(grid)[0])
 
     def next_logps(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """(N, V) log-probabilities of every token to come next, each prompt read by itself."""
@@ -115,8 +116,8 @@ class TorchPolicy:
         """Loss and metrics without gradient, dropout off."""
         self._mode(training=False)
         with torch.no_grad():
-            logps, tensors = self._logps(batch, objective.temperature)
-            return _scores(_loss(objective, logps, tensors), logps)
+            grid, tensors = self._grid(batch, objective.temperature)
+            return _scores(_loss(objective, grid, tensors), tensors.with_logps(grid)[0])
 
     # Training
 
@@ -130,8 +131,8 @@ class TorchPolicy:
         return rejoined(batch, cut, [self._accumulate(piece.batch, objective, counts) for piece in cut])
 
     def _accumulate(self, batch: Batch, objective: Objective, counts: Mapping[str, float]) -> Scores:
-        logps, tensors = self._logps(batch, objective.temperature)
-        given = logps.detach().requires_grad_()
+        grid, tensors = self._grid(batch, objective.temperature)
+        given = grid.detach().requires_grad_()
         loss = _loss(objective, given, tensors)
         value = torch.stack([loss.sums[term] / counts[term] for term in loss.sums]).sum()
         (slopes,) = torch.autograd.grad(value, given)
@@ -142,7 +143,7 @@ class TorchPolicy:
         scale = 1 / largest if self._float16 else 1.0
         leaves = self._adapter.leaves
         grads = torch.autograd.grad(
-            logps,
+            grid,
             [leaf.parameter for leaf in leaves.values()],
             slopes * scale,
             allow_unused=True,
@@ -154,7 +155,7 @@ class TorchPolicy:
         if self._gradient is not None:
             new = {name: self._gradient[name] + grad for name, grad in new.items()}
         self._gradient = new
-        return _scores(loss, logps)
+        return _scores(loss, tensors.with_logps(grid)[0])
 
     def join(self, world: World) -> None:
         """Only alone."""
@@ -234,7 +235,8 @@ class TorchPolicy:
         adapter_files.write(folder, self.adapter_state(), self._adapter.facts)
 
 
-def _loss(objective: Objective, logps: torch.Tensor, batch: Batch) -> Loss:
+def _loss(objective: Objective, grid: torch.Tensor, batch: Batch) -> Loss:
+    logps, batch = batch.with_logps(grid)
     return objective.method.loss(XP, logps, batch.ref_logps, batch, objective.hp)
 
 

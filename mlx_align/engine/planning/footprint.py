@@ -11,15 +11,15 @@ until the backward pass, in arrays of the compute type unless said otherwise:
     adapter     n * r for every adapted module; under a 16-bit model the factors in its precision, which for
                 experts are many; with DoRA a quantised module's weights, unpacked
 
-The last layer of the prompts is read for its keys and values only. Checkpointed attention keeps everything
-but the scores, checkpointed layers only their inputs and the prompts' keys and values; the layer that is
-computed again is then alive as a whole.
+Unless prompts are scored, their last layer is read for its keys and values only. Checkpointed attention keeps
+everything but the scores, checkpointed layers only their inputs and the prompts' keys and values; the layer
+that is computed again is then alive as a whole.
 
 Memory is highest at one of these moments, and what a run needs is the largest of them:
 
     loss        everything is kept, and the head works on a chunk of logits
     backward    everything is kept, and the last layer's derivative is computed
-    prompts     the branches' last two layers are done, and the prompts' last full one is differentiated;
+    prompts     the prompts' last full layer is differentiated, and the branches' down to that one are done;
                 a checkpointed layer of the branches has been computed again meanwhile
     update      the optimiser makes the new adapter beside the old one
     evaluation  nothing is kept but the prompts' keys and values
@@ -108,6 +108,7 @@ class Arithmetic:
         habits: the backend's.
         config: the run's.
         branches: k, or as many of them as are read at once.
+        scores_prompt: `Method.scores_prompt`.
     """
 
     model: ModelFacts
@@ -115,6 +116,7 @@ class Arithmetic:
     habits: MemoryHabits
     config: RunConfig
     branches: int
+    scores_prompt: bool = False
 
     @property
     def resting(self) -> Footprint:
@@ -139,8 +141,8 @@ class Arithmetic:
     def training(self, shape: Shape) -> Iterator[Footprint]:
         """The moments of one forward and backward pass."""
         own, prompts = self._passes(shape)
-        layers, full = self.adapter.layers, self.adapter.layers - 1
-        features = self._features(shape, own)
+        layers, full = self.adapter.layers, self.adapter.layers - (not self.scores_prompt)
+        features = self._features(shape, own, prompts, grad=True)
         rest = self.resting
         # Layers that are computed again in turn all add to one gradient, and so do a window's micro-batches.
         whole = self._checkpointing == "layers" or self.config.train.accumulate > 1
@@ -155,7 +157,7 @@ class Arithmetic:
         yield replace(kept, moment="loss", head=features + self._chunk(shape, grad=True))
         yield replace(kept, moment="backward", work=self._work(own))
         if prompts.tokens and full:
-            left = layers - 2
+            left = full - 1
             yield replace(
                 rest,
                 moment="prompts",
@@ -173,7 +175,7 @@ class Arithmetic:
         habits = self.habits
         plain = habits.work_read if self.model.capped_scores else habits.work_plain  # mlx-lm's own attention
         work = max(self._temporaries(part, plain) for part in (own, prompts))
-        head = self._features(shape, own)
+        head = self._features(shape, own, prompts, grad=False)
         chunk = self._chunk(shape, grad=False)
         return replace(
             self.resting,
@@ -305,9 +307,10 @@ class Arithmetic:
         """Keys and values of the prompts."""
         return 2 * prompts.tokens * self.model.key_heads * self.model.head_dim * self._width
 
-    def _features(self, shape: Shape, own: _Pass) -> int:
+    def _features(self, shape: Shape, own: _Pass, prompts: _Pass, *, grad: bool) -> int:
         """What goes into the head, what of it is scored, and its derivative in float32."""
-        return ((own.tokens + shape.scored) * self._width + shape.scored * FLOAT) * self.model.hidden
+        tokens = own.tokens + self.scores_prompt * prompts.tokens
+        return ((tokens + shape.scored) * self._width + grad * shape.scored * FLOAT) * self.model.hidden
 
     def _chunk(self, shape: Shape, *, grad: bool) -> int:
         """What the head works with."""

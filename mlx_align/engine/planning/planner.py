@@ -200,7 +200,7 @@ class Planner:
         adapter = Adapter.on(self.model, _adapter(config.adapter))
         branches = self.objective.method.branches(self.objective.hp)
         branches = min(branches, config.train.branches_at_once or branches)
-        return Arithmetic(self.model, adapter, self.habits, config, branches)
+        return Arithmetic(self.model, adapter, self.habits, config, branches, self._scores_prompt)
 
 
 def _adapter(config: AdapterConfig) -> AdapterConfig:

@@ -106,7 +106,6 @@ def score_reference(policy: Policy, data: RunData, adapter: State, folder: Path,
         Shards(folder / "reference"),
         ReferenceCache(folder / "cache", "base", report, lambda error: None),
         config=data.config,
-        scores_prompt=False,
         report=report,
     )
     (data.train_ref,) = reference.logps(data.train, progress=lambda done, total: None)

@@ -136,7 +136,7 @@ def _entry(cell: Result, name: str, method: str) -> str:
         return ""
     if "error" in arm:
         return "does not run"
-    work = "least" if name == "ours" else "pair"  # what an arm does not compute is not credited to it
+    work = "least" if name in OURS else "pair"  # what an arm does not compute is not credited to it
     text = (
         f"{arm['whole_rate']['median']:.0f} ({arm['steady_rate']['median']:.0f}), "
         f"{arm['peak_over_base'] / 1e9:.2f} GB, {arm['utilisation'][work]:.0%}"

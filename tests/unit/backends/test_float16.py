@@ -59,9 +59,11 @@ def norm(state: State) -> float:
     return float(np.sqrt(sum(np.square(x, dtype=np.float64).sum() for x in state.values())))
 
 
+@pytest.mark.parametrize("nll", ["response", "prompt+response"])
 @pytest.mark.parametrize("backend", ["mlx", "torch"])
-def test_many_tokens_do_not_make_the_gradient_vanish(backend: str) -> None:
-    batch, objective = collate(support.examples()[:3]), support.objective("orpo")
+def test_many_tokens_do_not_make_the_gradient_vanish(backend: str, nll: str) -> None:
+    objective = support.objective("orpo", nll=nll)
+    batch = collate(support.examples()[:3], scores_prompt=objective.method.scores_prompt(objective.hp))
     want, got = (gradient(policy(backend, dtype), batch, objective) for dtype in ("float32", "float16"))
     assert {x.dtype for x in got.values()} == {np.dtype(np.float32)}
     assert error(got, want) < 4e-3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -30,6 +31,7 @@ from mlx_align.batch import Batch
 from mlx_align.config import OptimConfig
 from mlx_align.data import Example, collate
 from mlx_align.errors import UsageError
+from mlx_align.scored import scored_places
 from tests import support
 
 WINDOW = 8
@@ -209,21 +211,36 @@ def weights(batch: Any) -> mx.array:
     return mx.array(np.random.default_rng(2).normal(size=batch.branch_ids.shape).astype(np.float32))
 
 
+def weights_of_prompts(batch: Any) -> mx.array:
+    return mx.array(np.random.default_rng(3).normal(size=batch.prompt_ids.shape).astype(np.float32))
+
+
 def alone(
-    model: nn.Module, rows: list[Example], weight: mx.array, *, cached: bool = False
+    model: nn.Module,
+    rows: list[Example],
+    weight: mx.array,
+    *,
+    cached: bool = False,
+    of_prompts: mx.array | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Each branch as a sequence of its own, unpadded, by the bare model, as it is or as it generates."""
+    """Each branch as a sequence of its own, unpadded, by the bare model, as it is or as it generates.
+
+    With weights for the prompts' tokens they are scored too: those before a row's first branch.
+    """
 
     def total(model: nn.Module) -> tuple[mx.array, list[mx.array]]:
-        found = []
+        found, prompts = [], []
         for example in rows:
-            for branch in example.branch_ids:
+            for which, branch in enumerate(example.branch_ids):
                 ids = mx.array([[*example.prompt_ids, *branch]])
                 logits = model(ids[:, :-1], cache=make_prompt_cache(model) if cached else None)
                 losses = nn.losses.cross_entropy(logits, ids[:, 1:], reduction="none")
                 found.append(-losses[0, len(example.prompt_ids) - 1 :])
+                if of_prompts is not None and which == 0:
+                    prompts.append(-losses[0, : len(example.prompt_ids) - 1])
         parts = [(logps * weight[n, : logps.size]).sum() for n, logps in enumerate(found)]
-        return sum(parts), found
+        parts += [(logps * of_prompts[n, 1 : logps.size + 1]).sum() for n, logps in enumerate(prompts)]
+        return sum(parts), found + prompts
 
     model.eval()
     if not tree_flatten(model.trainable_parameters()):
@@ -234,19 +251,27 @@ def alone(
 
 
 def read(
-    model: nn.Module, forward: Forward, rows: list[Example] | Batch, weight: mx.array, *, opened: Any = None
+    model: nn.Module,
+    forward: Forward,
+    rows: list[Example] | Batch,
+    weight: mx.array,
+    *,
+    opened: Any = None,
+    of_prompts: mx.array | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    batch = rows if isinstance(rows, Batch) else collate(rows)
+    batch = rows if isinstance(rows, Batch) else collate(rows, scores_prompt=of_prompts is not None)
     inputs, arrays = forward.inputs(batch), to_arrays(batch)
+    flat = [weight.reshape(-1)] if of_prompts is None else [weight.reshape(-1), of_prompts.reshape(-1)]
 
     def total(model: nn.Module) -> tuple[mx.array, mx.array]:
-        logps = forward.logps(inputs, to_batch(arrays), grad=True)
-        return (logps * weight).sum(), logps
+        grid = forward.logps(inputs, to_batch(arrays), grad=True)
+        return (grid * mx.concatenate(flat)).sum(), grid
 
     with opened() if opened else nullcontext():
-        (_, logps), gradient = nn.value_and_grad(model, total)(model)
-        mx.eval(logps, gradient)
-    return np.array(logps)[batch.branch_mask > 0], {n: np.array(v) for n, v in tree_flatten(gradient)}
+        (_, grid), gradient = nn.value_and_grad(model, total)(model)
+        mx.eval(grid, gradient)
+    marked = scored_places(batch.branch_mask, batch.prompt_mask)
+    return np.array(grid)[marked], {n: np.array(v) for n, v in tree_flatten(gradient)}
 
 
 def assert_same(
@@ -271,6 +296,26 @@ def test_shared_prompts_equal_single_sequences(name: str) -> None:
     assert_same(read(model, reading.forward, rows, weight), want)
     whole = Forward(reading.forward.model, shared=False, vocabulary=256)
     assert_same(read(model, whole, rows, weight), want)
+
+
+@pytest.mark.parametrize("what", ["none", "layers", "attention"])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("ragged", [True, False])
+@pytest.mark.parametrize("name", ["qwen3", "gemma3_text", "gemma4_text"])
+def test_scored_prompts_are_those_of_single_sequences(
+    name: str, shared: bool, ragged: bool, what: Any
+) -> None:
+    kind, facts = SHARED[name]
+    model = with_lora(build(kind, **facts))
+    rows = examples()
+    batch = collate(rows, scores_prompt=True)
+    weight, of_prompts = weights(batch), weights_of_prompts(batch)
+    want = alone(model, rows, weight, of_prompts=of_prompts)
+    forward = replace(choose(model).forward, shared=shared, ragged=ragged)
+    assert ("prefixes" in forward.inputs(batch)) == shared
+    opened = scope(model, checkpointed(model, what))
+    model.train()
+    assert_same(read(model, forward, rows, weight, opened=opened, of_prompts=of_prompts), want)
 
 
 @pytest.mark.parametrize("what", ["layers", "attention"])

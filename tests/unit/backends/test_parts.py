@@ -13,7 +13,7 @@ from mlx_align.data import Example, collate
 LENGTHS = [(9, (4, 7)), (3, (12, 2)), (20, (5, 5)), (6, (1, 3)), (8, (8, 8))]
 
 
-def batch() -> Batch:
+def batch(*, scores_prompt: bool = False) -> Batch:
     examples = [
         Example(
             f"row:{row}",
@@ -26,16 +26,17 @@ def batch() -> Batch:
         for row, (prompt, answers) in enumerate(LENGTHS)
     ]
     ref = [[np.full(n, -row - 1.0, np.float32) for n in answers] for row, (_, answers) in enumerate(LENGTHS)]
-    return collate(examples, ref_logps=ref)
+    return collate(examples, ref_logps=ref, scores_prompt=scores_prompt)
 
 
 def real(array: np.ndarray, mask: np.ndarray) -> list[list[float]]:
     return [values[: int(own.sum())].tolist() for values, own in zip(array, mask, strict=True)]
 
 
+@pytest.mark.parametrize("scores_prompt", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
-def test_parts_hold_every_row_once_and_unchanged(count: int) -> None:
-    whole = batch()
+def test_parts_hold_every_row_once_and_unchanged(count: int, scores_prompt: bool) -> None:
+    whole = batch(scores_prompt=scores_prompt)
     parts = divide(whole, count)
     assert len(parts) == min(count, whole.size)
     assert sorted(row for part in parts for row in part.rows) == list(range(whole.size))
@@ -51,7 +52,13 @@ def test_parts_hold_every_row_once_and_unchanged(count: int) -> None:
         assert own.prompt_ids.shape == (len(part.rows), lens.max())  # no wider than its longest row
         assert own.branch_mask[:, -1].any()
         assert own.branch_row.tolist() == [i // 2 for i in range(2 * len(part.rows))]
-        assert own.scored.tolist() == np.flatnonzero(own.branch_mask).tolist()
+        masks = [own.branch_mask.reshape(-1)]
+        if scores_prompt:
+            assert own.prompt_mask is not None
+            assert own.prompt_mask.sum(axis=1).tolist() == (lens - 1).tolist()
+            assert not own.prompt_mask[:, 0].any()
+            masks.append(own.prompt_mask.reshape(-1))
+        assert own.scored.tolist() == np.flatnonzero(np.concatenate(masks)).tolist()
 
 
 def test_parts_are_about_equal() -> None:
@@ -72,6 +79,11 @@ def test_together() -> None:
     assert made.sums == {"loss": 10.0}
     assert made.metrics["margin"].tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_array_equal(made.logps, whole.branch_ids * whole.branch_mask)
+
+
+def test_scored_prompts_are_not_taken_in_pieces() -> None:
+    with pytest.raises(ValueError, match="cannot be taken in pieces"):
+        pieces(batch(scores_prompt=True), 1, keep_shape=False)
 
 
 @pytest.mark.parametrize("keep_shape", [False, True])

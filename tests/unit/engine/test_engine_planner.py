@@ -214,6 +214,20 @@ def test_a_prompt_is_paid_for_once() -> None:
     assert shared.activations < 1.4 * one.activations
 
 
+def test_prompts_that_are_scored_keep_their_last_layer_too() -> None:
+    made, asked = planner(), config()
+    adapter = Adapter.on(made.model, asked.adapter)
+    shape = Shape(2, 256, 64, 256)
+    plain, scored = (
+        next(Arithmetic(made.model, adapter, made.habits, asked, 2, flag).training(shape))
+        for flag in (False, True)
+    )
+    assert plain.activations < scored.activations < 1.3 * plain.activations
+    assert plain.scores < scored.scores
+    assert plain.keys == scored.keys
+    assert scored.head > plain.head
+
+
 def mixture(device: str, folder: Path, float_bytes: int, **settings: Any) -> Arithmetic:
     """A mixture of experts on a device, of whose floating numbers each has so many bytes."""
     memory._write_model(memory.Case(architecture="qwen3-moe", bits=16), folder)

@@ -215,7 +215,6 @@ def reference(folder: Path, world: World, policy: Any) -> Reference:
         Shards(folder / f"run-{world.rank}"),
         ReferenceCache(folder / f"cache-{world.rank}", "p", report, Trouble(folder, report)),
         config=TrainConfig(batch_size=2),
-        scores_prompt=False,
         report=report,
         world=world,
     )

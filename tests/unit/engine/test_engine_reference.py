@@ -93,18 +93,13 @@ def test_continuing_from_an_adapter_its_policy_is_the_reference(
     same_run.assert_same(run, undisturbed)
 
 
-@pytest.mark.parametrize("scores_prompt", [False, True])
-def test_the_order_and_the_batches_do_not_matter(scores_prompt: bool) -> None:
+def test_the_order_and_the_batches_do_not_matter() -> None:
     policy, examples = support.policy(), support.examples()[:7]
-    results = [
-        reference_logps(policy, examples, config=TrainConfig(batch_size=size), scores_prompt=scores_prompt)
-        for size in (1, 3, 7)
-    ]
+    results = [reference_logps(policy, examples, config=TrainConfig(batch_size=size)) for size in (1, 3, 7)]
     for example, *ways in zip(examples, *results, strict=True):
         for branch, *arrays in zip(example.branch_ids, *ways, strict=True):
-            lead = len(example.prompt_ids) - 1 if scores_prompt else 0
             for array in arrays:
-                assert array.shape == (lead + len(branch),)
+                assert array.shape == (len(branch),)
                 np.testing.assert_allclose(array, arrays[0], atol=1e-5)
 
 
@@ -125,7 +120,7 @@ def told(rows: list[Any]) -> list[int]:
 
 
 def scored_set(examples: Any) -> ScoredSet:
-    return ScoredSet.of(examples, TrainConfig(batch_size=2), False)
+    return ScoredSet.of(examples, TrainConfig(batch_size=2))
 
 
 def score(policy: Any, known: dict[bytes, Any], examples: Any) -> list[int]:
@@ -169,8 +164,8 @@ def test_whatever_changes_the_values_changes_the_key() -> None:
         replace(example, branch_ids=((*first, second[0]), second[1:])),
     ]
     shapes = [Shape(2, 32, 16, 64), Shape(4, 32, 16, 64), Shape(2, 16, 32, 64), Shape(2, 32, 16, 128)]
-    keys = [row_key(other, shape, flag) for other in others for shape in shapes for flag in (False, True)]
-    assert len(set(keys)) == len(keys) == 2 * len(shapes) * len(others)
+    keys = [row_key(other, shape) for other in others for shape in shapes]
+    assert len(set(keys)) == len(keys) == len(shapes) * len(others)
 
 
 def keeper(
@@ -182,7 +177,6 @@ def keeper(
         Shards(tmp_path / "reference"),
         ReferenceCache(tmp_path / "cache", "p", report, trouble),
         config=TrainConfig(batch_size=2),
-        scores_prompt=False,
         report=report,
         clock=clock,
     )

@@ -37,57 +37,67 @@ CASES: dict[str, tuple[str, dict[str, Any], Losses]] = {
 }
 
 
+PROMPT = 9
+"""P, padding included."""
+
+
 def to_batch(rows: list[oracle.Row], width: int) -> tuple[Batch, np.ndarray]:
     """A padded batch with junk log-probabilities in its padding, which no loss may see."""
     k = len(rows[0].branches)
     n = len(rows) * k
     logps, ref = np.full((n, width), -77.0), np.full((n, width), -55.0)
-    mask, response = np.zeros((n, width)), np.zeros((n, width))
+    of_prompts, prompt_mask = np.full((len(rows), PROMPT), -33.0), np.zeros((len(rows), PROMPT))
+    mask = np.zeros((n, width))
     for index, row in enumerate(rows):
+        of_prompts[index, 1 : row.lead + 1] = row.branches[0][: row.lead]
+        prompt_mask[index, 1 : row.lead + 1] = 1
         for which in range(k):
-            length = len(row.branches[which])
-            logps[index * k + which, :length] = row.branches[which]
-            ref[index * k + which, :length] = row.ref[which]
-            mask[index * k + which, row.lead * (which > 0) : length] = 1
-            response[index * k + which, row.lead : length] = 1
-    ids = np.zeros((n, width), np.int32)
+            length = len(row.branches[which]) - row.lead
+            logps[index * k + which, :length] = row.branches[which][row.lead :]
+            ref[index * k + which, :length] = row.ref[which][row.lead :]
+            mask[index * k + which, :length] = 1
+    scored = any(row.lead for row in rows)
     batch = Batch(
-        prompt_ids=np.zeros((len(rows), 4), np.int32),
+        prompt_ids=np.zeros((len(rows), PROMPT), np.int32),
         prompt_lens=np.full(len(rows), 4, np.int32),
-        branch_ids=ids,
+        branch_ids=np.zeros((n, width), np.int32),
         branch_mask=mask,
-        response_mask=response,
+        response_mask=mask,
         branch_row=np.repeat(np.arange(len(rows)), k),
         scored=np.flatnonzero(mask),
         ref_logps=ref,
         rows=tuple(f"row {i}" for i in range(len(rows))),
+        prompt_mask=prompt_mask if scored else None,
     )
-    return batch, logps
+    grids = [logps, of_prompts] if scored else [logps]
+    return batch, np.concatenate([grid.reshape(-1) for grid in grids])
 
 
 def by_mlx(
-    method: Method, numbers: Hyperparameters, batch: Batch, logps: np.ndarray, dtype: str
+    method: Method, numbers: Hyperparameters, batch: Batch, grid: np.ndarray, dtype: str
 ) -> tuple[float, np.ndarray]:
     kind, counts = getattr(mx, dtype), method.counts(batch, numbers)
     arrays = batch.map(lambda x: mx.array(x, dtype=kind) if x.dtype.kind == "f" else mx.array(x))
 
     def objective(x: mx.array) -> mx.array:
-        loss = method.loss(MlxOps(), x, arrays.ref_logps, arrays, numbers)
+        logps, told = arrays.with_logps(x)
+        loss = method.loss(MlxOps(), logps, told.ref_logps, told, numbers)
         return sum(loss.sums[term] / counts[term] for term in loss.sums)
 
     with mx.stream(mx.cpu):  # float64 exists on the CPU only
-        value, gradient = mx.value_and_grad(objective)(mx.array(logps, dtype=kind))
+        value, gradient = mx.value_and_grad(objective)(mx.array(grid, dtype=kind))
         mx.eval(value, gradient)
         return value.item(), np.array(gradient)
 
 
 def by_torch(
-    method: Method, numbers: Hyperparameters, batch: Batch, logps: np.ndarray, dtype: str
+    method: Method, numbers: Hyperparameters, batch: Batch, grid: np.ndarray, dtype: str
 ) -> tuple[float, np.ndarray]:
     kind, counts = getattr(torch, dtype), method.counts(batch, numbers)
     arrays = batch.map(lambda x: torch.tensor(x, dtype=kind) if x.dtype.kind == "f" else torch.tensor(x))
-    x = torch.tensor(logps, dtype=kind, requires_grad=True)
-    loss = method.loss(TorchOps(), x, arrays.ref_logps, arrays, numbers)
+    x = torch.tensor(grid, dtype=kind, requires_grad=True)
+    logps, told = arrays.with_logps(x)
+    loss = method.loss(TorchOps(), logps, told.ref_logps, told, numbers)
     value = sum(loss.sums[term] / counts[term] for term in loss.sums)
     (gradient,) = torch.autograd.grad(value, x)
     return value.item(), gradient.numpy()
@@ -107,11 +117,25 @@ def value_and_gradient(
 ) -> tuple[float, list[list[np.ndarray]]]:
     method = methods.get(name)
     width = max(len(branch) for row in rows for branch in row.branches) + 3
-    batch, logps = to_batch(rows, width)
-    value, grid = FRAMEWORKS[framework](method, method.hyperparameters(**hp), batch, logps, dtype)
+    batch, grid = to_batch(rows, width)
+    value, by_grid = FRAMEWORKS[framework](method, method.hyperparameters(**hp), batch, grid, dtype)
+    by_logps, told = batch.with_logps(by_grid)
+    assert not by_logps[batch.branch_mask == 0].any(), "a gradient reached the padding"
+    if batch.prompt_mask is None:
+        by_prompts = np.zeros((batch.size, PROMPT))
+    else:
+        by_prompts = told.prompt_logps
+        assert not by_prompts[batch.prompt_mask == 0].any(), "a gradient reached what is not scored"
+
+    def of_branch(index: int, which: int) -> np.ndarray:
+        """As the oracle has it: the prompt's before the first branch's, and none before the others'."""
+        row = rows[index]
+        own = by_logps[index * batch.branches + which, : len(row.branches[which]) - row.lead]
+        lead = by_prompts[index, 1 : row.lead + 1]
+        return np.concatenate([lead if which == 0 else 0 * lead, own])
+
     k = batch.branches
-    assert not grid[batch.branch_mask == 0].any(), "a gradient reached the padding"
-    return value, [[grid[i * k + b, : len(row.branches[b])] for b in range(k)] for i, row in enumerate(rows)]
+    return value, [[of_branch(index, which) for which in range(k)] for index in range(len(rows))]
 
 
 def random_rows(rng: np.random.Generator, name: str, hp: dict[str, Any], spread: float) -> list[oracle.Row]:
@@ -194,9 +218,10 @@ def test_pair_metrics_are_per_row() -> None:
         oracle.Row([np.full(2, -0.1), np.full(3, -2.0)], [np.zeros(2), np.zeros(3)]),
         oracle.Row([np.full(2, -2.0), np.full(3, -0.1)], [np.zeros(2), np.zeros(3)]),
     ]
-    batch, logps = to_batch(rows, 4)
+    batch, grid = to_batch(rows, 4)
     method = methods.get("simpo")
     arrays = batch.map(mx.array)
+    logps, _ = batch.with_logps(grid)
     loss = method.loss(MlxOps(), mx.array(logps), arrays.ref_logps, arrays, method.hyperparameters())
     assert loss.metrics["accuracy"].tolist() == [1.0, 0.0]
     assert loss.metrics["chosen_reward"].tolist() == pytest.approx([-0.2, -4.0])
