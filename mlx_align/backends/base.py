@@ -55,7 +55,7 @@ class Scores:
     Attributes:
         sums: term name -> the term summed over the micro-batch (see `methods.base.Loss`).
         metrics: name -> (B,) float32, one value a row.
-        logps: (N, T) float32, the token log-probabilities they were computed from.
+        logps: (N, T) float32, the branches' token log-probabilities.
     """
 
     sums: dict[str, float]
