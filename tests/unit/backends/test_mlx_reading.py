@@ -14,16 +14,8 @@ from mlx_align.backends.parts import divide
 from mlx_align.config import AdapterConfig
 from mlx_align.data import Example, collate
 from tests import support
-from tests.unit.backends.test_mlx_forward import (
-    SHARED,
-    WINDOW,
-    alone,
-    assert_same,
-    build,
-    read,
-    weights,
-    with_lora,
-)
+from tests.unit.backends.mlx_models import SHARED, WINDOW, build, with_lora
+from tests.unit.backends.test_mlx_forward import alone, assert_same, read, weights
 
 
 def groups() -> list[Example]:

@@ -19,7 +19,7 @@ from mlx_align.backends.mlx.substitutes import scope
 from mlx_align.config import AdapterConfig, BackendConfig, OptimConfig
 from mlx_align.data import collate
 from tests import support
-from tests.unit.backends.test_mlx_forward import SHARED, build
+from tests.unit.backends.mlx_models import SHARED, build
 
 
 def names(taken: list[list[mx.array]], arrays: dict[str, mx.array]) -> list[set[str]]:
